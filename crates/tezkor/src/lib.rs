@@ -1,0 +1,1 @@
+//! One cache for all processes of a machine, with nothing to run.
