@@ -1,0 +1,159 @@
+"""Who is measured: for each contender its Django settings, and what it needs to be there."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# Large enough that nobody culls while being measured.
+NO_CULLING = {"MAX_ENTRIES": 10_000_000}
+
+
+class Place(NamedTuple):
+    """Where one run keeps its files and finds its servers."""
+
+    directory: Path
+    run: str
+    redis: str | None
+    memcached: str | None
+
+
+class Contender(NamedTuple):
+    name: str
+    modules: tuple[str, ...]  # what must be importable
+    server: str | None  # the field of Place that must be set
+    settings: Callable[[Place], dict[str, Any]]
+    private: bool = False  # each process has a cache of its own
+
+
+TEZKOR = "tezkor"
+LOCMEM = "LocMemCache"
+DISKCACHE = "diskcache"
+
+CONTENDERS = [
+    Contender(
+        TEZKOR,
+        ("tezkor._native",),
+        None,
+        lambda place: {
+            "BACKEND": "tezkor.backends.TezkorCache",
+            "LOCATION": f"shared://bench-{place.run}?size=256MiB",
+        },
+    ),
+    Contender(
+        "tezkor LocMem",
+        ("tezkor._native",),
+        None,
+        lambda place: {
+            "BACKEND": "tezkor.backends.LocMemCache",
+            "LOCATION": "bench",
+            "OPTIONS": NO_CULLING,
+        },
+        private=True,
+    ),
+    Contender(
+        "tezkor FileBased",
+        ("tezkor._native",),
+        None,
+        lambda place: {
+            "BACKEND": "tezkor.backends.FileBasedCache",
+            "LOCATION": str(place.directory / "tezkor-files"),
+            "OPTIONS": NO_CULLING,
+        },
+    ),
+    Contender(
+        LOCMEM,
+        (),
+        None,
+        lambda place: {
+            "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
+            "LOCATION": "bench",
+            "OPTIONS": NO_CULLING,
+        },
+        private=True,
+    ),
+    Contender(
+        DISKCACHE,
+        ("diskcache",),
+        None,
+        lambda place: {
+            "BACKEND": "diskcache.DjangoCache",
+            "LOCATION": str(place.directory / "diskcache"),
+            "OPTIONS": {"size_limit": 2**30},
+        },
+    ),
+    Contender(
+        "pylibmc",
+        ("pylibmc",),
+        "memcached",
+        lambda place: {
+            "BACKEND": "django.core.cache.backends.memcached.PyLibMCCache",
+            "LOCATION": place.memcached,
+        },
+    ),
+    Contender(
+        "pymemcache",
+        ("pymemcache",),
+        "memcached",
+        lambda place: {
+            "BACKEND": "django.core.cache.backends.memcached.PyMemcacheCache",
+            "LOCATION": f"unix:{place.memcached}",
+        },
+    ),
+    Contender(
+        "django-redis",
+        ("django_redis", "hiredis"),
+        "redis",
+        lambda place: {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": f"unix://{place.redis}?db=0"},
+    ),
+    Contender(
+        "RedisCache",
+        ("redis", "hiredis"),
+        "redis",
+        lambda place: {
+            "BACKEND": "django.core.cache.backends.redis.RedisCache",
+            "LOCATION": f"unix://{place.redis}?db=1",
+        },
+    ),
+    Contender(
+        "FileBasedCache",
+        (),
+        None,
+        lambda place: {
+            "BACKEND": "django.core.cache.backends.filebased.FileBasedCache",
+            "LOCATION": str(place.directory / "files"),
+            "OPTIONS": NO_CULLING,
+        },
+    ),
+    Contender(
+        "DatabaseCache",
+        (),
+        None,
+        lambda place: {
+            "BACKEND": "django.core.cache.backends.db.DatabaseCache",
+            "LOCATION": "cache_entries",
+            "OPTIONS": NO_CULLING,
+        },
+    ),
+]
+
+
+def missing(contender: Contender, place: Place, servers_missing: dict[str, str]) -> str | None:
+    """One line that says why the contender cannot be measured, or None."""
+    for module in contender.modules:
+        try:
+            found = importlib.util.find_spec(module)
+        except ImportError:
+            found = None
+        if found is None:
+            return f"{contender.name}: the module {module} is not installed"
+    if contender.server and getattr(place, contender.server) is None:
+        server = {"redis": "redis-server"}.get(contender.server, contender.server)
+        return f"{contender.name}: {servers_missing.get(server, 'its server was not started')}"
+    return None
+
+
+def named(name: str) -> Contender:
+    return next(contender for contender in CONTENDERS if contender.name == name)

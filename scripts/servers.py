@@ -1,0 +1,134 @@
+"""Finds, installs and runs real servers for benchmarks and tests: redis-server and memcached on unix sockets.
+
+It never touches a server that it did not start, and opens no network port.
+
+    scripts/servers.py install redis-server memcached libmemcached-dev    # prints one line for each that is missing
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+
+# Debian's package, and how to see that it is there.
+PACKAGES = {
+    "redis-server": lambda: shutil.which("redis-server"),
+    "memcached": lambda: shutil.which("memcached"),
+    "libmemcached-dev": lambda: Path("/usr/include/libmemcached/memcached.h").exists(),
+}
+START_SECONDS = 10
+
+
+def install(package: str) -> str | None:
+    """Leaves the package installed; else returns one line that says why not."""
+    if PACKAGES[package]():
+        return None
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        return f"{package} is missing; install it with the system's package manager"
+    # Debian starts a server when it installs one, unless the runlevel says that the machine is going down.
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    for command in (["update"], ["install", "-y", "--no-install-recommends", package]):
+        done = subprocess.run(
+            ["apt-get", "-q", *command],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+    if done.returncode or not PACKAGES[package]():
+        lines = done.stderr.strip().splitlines() or ["no reason given"]
+        return f"{package} is missing and apt-get could not install it: {lines[-1]}"
+    return None
+
+
+class Servers:
+    """Runs servers in a directory of its own until the end of the block; `missing` says what could not be run."""
+
+    def __init__(self, cpu: int | None = None) -> None:
+        self.cpu = cpu
+        self.missing: dict[str, str] = {}
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.directory = Path(tempfile.mkdtemp(prefix="tezkor-servers-"))
+
+    def __enter__(self) -> Servers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self.processes:
+            process.terminate()
+        for process in self.processes:
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def redis(self) -> str | None:
+        """The path of the socket of a running Redis that saves nothing, or None."""
+        path = str(self.directory / "redis.sock")
+        options = ["--port", "0", "--unixsocket", path, "--save", "", "--appendonly", "no"]
+        return self._start("redis-server", path, [*options, "--dir", str(self.directory)])
+
+    def memcached(self) -> str | None:
+        """The path of the socket of a running memcached of 1 GiB, or None."""
+        path = str(self.directory / "memcached.sock")
+        options = ["-s", path, "-a", "0700", "-m", "1024", "-I", "8m"]
+        if os.geteuid() == 0:
+            options += ["-u", "root"]
+        return self._start("memcached", path, options)
+
+    def _start(self, name: str, path: str, options: list[str]) -> str | None:
+        reason = install(name)
+        if reason is None:
+            process = subprocess.Popen(
+                [str(shutil.which(name)), *options],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            self.processes.append(process)
+            if self.cpu is not None:
+                os.sched_setaffinity(process.pid, {self.cpu})
+            reason = answering(path, process)
+        if reason is not None:
+            self.missing[name] = reason
+            return None
+        return path
+
+
+def answering(path: str, process: subprocess.Popen[bytes]) -> str | None:
+    """Waits until the server accepts connections; else returns one line that says what happened."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            return f"{process.args[0]} ended at once with code {process.returncode}"  # type: ignore[index]
+        try:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(path)
+            return None
+        except OSError:
+            time.sleep(0.02)
+    return f"{process.args[0]} did not answer within {START_SECONDS} s"  # type: ignore[index]
+
+
+def main() -> int:
+    if len(sys.argv) < 3 or sys.argv[1] != "install" or set(sys.argv[2:]) - set(PACKAGES):
+        print(f"usage: scripts/servers.py install {' '.join(PACKAGES)}", file=sys.stderr)
+        return 2
+    reasons = [reason for package in sys.argv[2:] if (reason := install(package))]
+    print("\n".join(f"servers: {reason}" for reason in reasons), end="\n" if reasons else "")
+    return 1 if reasons else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
