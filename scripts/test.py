@@ -123,6 +123,7 @@ def run(part: Part) -> Count:
         sys.stdout.flush()
         reader.line(line)
     code = process.wait()
+    process.stdout.close()
     timer.cancel()
     count = reader.count
     reason = ""
