@@ -1,0 +1,215 @@
+//! What a user holds, and the whole life of a get: read this file first.
+//!
+//! ```text
+//! get: key hashed with its prefix and version -> decoded values of the process (Decoded, validated by `is_current`)
+//!      -> region: slot, record, Ledger -> bytes, which the caller decodes and keeps with the stamp
+//! set: encoded once by the caller -> record appended, slot swapped -> stamp, under which an immutable value is kept decoded
+//! ```
+//!
+//! A process opens each store once, however many caches are made of it; a cache costs a reference count.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::clock::Clock;
+use crate::config::{Config, Location};
+use crate::entry::{Found, Incr, Stamp, Timeout, Value, When, Written};
+use crate::error::Error;
+use crate::event::{Event, Explanation, Stats};
+use crate::key::{Key, LONGEST_KEY_BYTES, Space};
+use crate::store::segment::SegmentStore;
+use crate::store::segment::words::Buffer;
+
+/// A handle on one location. Clones are free and share everything.
+///
+/// ```
+/// use std::time::Duration;
+/// use tezkor::{Buffer, Cache, Config, Timeout, Value};
+///
+/// let cache = Cache::open(&Config::new("memory://example")?)?;
+/// let space = cache.space(b"shop");
+/// let key = cache.key(space, b"shop:1:greeting")?;
+/// cache.set(&key, Value::Bytes { codec: 1, bytes: b"hello" }, Timeout::After(Duration::from_secs(60)));
+///
+/// let mut buffer = Buffer::new();
+/// let found = cache.get(&key, &mut buffer).expect("set a moment ago");
+/// assert_eq!((found.codec, buffer.bytes()), (1, &b"hello"[..]));
+/// # Ok::<(), tezkor::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Cache {
+    store: Arc<SegmentStore>,
+    namespace: Arc<[u8]>,
+    location: Arc<Location>,
+}
+
+/// The stores that this process has open: one for each place.
+static OPEN: Mutex<Option<HashMap<String, Arc<SegmentStore>>>> = Mutex::new(None);
+
+impl Cache {
+    /// Opens the store of a location, or returns the one that this process has open.
+    ///
+    /// # Errors
+    ///
+    /// When a setting is wrong. A region that cannot be used is not an error: the cache is private memory then, and
+    /// [`Cache::take_events`] says why.
+    pub fn open(config: &Config) -> Result<Cache, Error> {
+        let place = config.place()?;
+        let clock = config.clock();
+        let size_bytes = config.size_bytes()?;
+        let name = match &config.location {
+            // Private caches are told apart by their names and clocks, files by their path.
+            Location::Memory { name } => format!("memory://{name} {clock:?} {size_bytes}"),
+            _ => format!("{place:?}"),
+        };
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let stores = open.get_or_insert_default();
+        let store = match stores.get(&name) {
+            Some(store) => store.clone(),
+            None => {
+                let opened = SegmentStore::open(place, size_bytes, clock)
+                    .map_err(|error| Error::io(format!("the cache at {name} cannot be opened"), error))?;
+                let store = Arc::new(opened);
+                stores.insert(name, store.clone());
+                store
+            }
+        };
+        Ok(Cache { store, namespace: config.namespace.as_slice().into(), location: config.location.clone().into() })
+    }
+
+    /// The space of a prefix: what keys are made in, and what `clear_prefix` empties.
+    pub fn space(&self, prefix: &[u8]) -> Space {
+        self.store.space(&self.namespace, prefix)
+    }
+
+    /// A key: the full one, prefix and version included.
+    ///
+    /// # Errors
+    ///
+    /// When it is longer than 8 KiB.
+    #[inline]
+    pub fn key<'k>(&self, space: Space, full_key: &'k [u8]) -> Result<Key<'k>, Error> {
+        if full_key.len() > LONGEST_KEY_BYTES {
+            return Err(Error::setting(format!(
+                "a key of {} bytes is longer than {LONGEST_KEY_BYTES}: use a digest of it",
+                full_key.len()
+            )));
+        }
+        Ok(self.store.key(space, full_key))
+    }
+
+    /// The number of the region that spaces and keys were made for: after it changed, make them anew.
+    #[inline]
+    pub fn region_id(&self) -> u64 {
+        self.store.region_id()
+    }
+
+    /// Reads a value into the buffer; `None` is a miss.
+    #[inline]
+    pub fn get(&self, key: &Key<'_>, buffer: &mut Buffer) -> Option<Found> {
+        self.store.read(key, buffer)
+    }
+
+    /// Whether what was decoded under this stamp is still the entry of the key and may be served. Counts as a hit if so.
+    #[inline]
+    pub fn is_current(&self, key: &Key<'_>, stamp: &mut Stamp) -> bool {
+        self.store.is_current(key, stamp)
+    }
+
+    /// Writes a value. `None`: nothing is stored now, since the timeout was zero or the value did not fit.
+    pub fn set(&self, key: &Key<'_>, value: Value<'_>, timeout: Timeout) -> Written {
+        self.store.write(key, value, timeout, When::Always)
+    }
+
+    /// Writes a value where there is none.
+    pub fn add(&self, key: &Key<'_>, value: Value<'_>, timeout: Timeout) -> Written {
+        self.store.write(key, value, timeout, When::Absent)
+    }
+
+    /// Writes a value if the entry is still the one of the stamp.
+    pub fn set_if_unchanged(&self, key: &Key<'_>, stamp: &Stamp, value: Value<'_>, timeout: Timeout) -> Written {
+        self.store.write(key, value, timeout, When::Unchanged(stamp))
+    }
+
+    /// Changes when an entry expires; whether there is one.
+    pub fn touch(&self, key: &Key<'_>, timeout: Timeout) -> bool {
+        self.store.touch(key, timeout)
+    }
+
+    /// Removes an entry; whether there was one. Loads of the key that are under way are stale when they end.
+    pub fn delete(&self, key: &Key<'_>) -> bool {
+        self.store.remove(key)
+    }
+
+    /// Whether there is an entry.
+    pub fn has(&self, key: &Key<'_>) -> bool {
+        self.store.has(key)
+    }
+
+    /// Adds to a count in place; its timeout stays as it is.
+    pub fn incr(&self, key: &Key<'_>, delta: i64) -> Incr {
+        self.store.count(key, delta)
+    }
+
+    /// Empties the location.
+    pub fn clear(&self, space: Space) {
+        self.store.clear(space);
+    }
+
+    /// Empties one prefix.
+    pub fn clear_prefix(&self, space: Space) {
+        self.store.clear_prefix(space);
+    }
+
+    /// Calls `each` with the full key of every entry of a prefix until it returns `false`.
+    pub fn scan(&self, space: Space, each: &mut dyn FnMut(&[u8]) -> bool) {
+        self.store.scan(space, each);
+    }
+
+    /// The story of one key.
+    pub fn explain(&self, key: &Key<'_>) -> Explanation {
+        self.store.explain(key)
+    }
+
+    /// Sizes and counters, summed over all processes.
+    pub fn stats(&self) -> Stats {
+        self.store.stats()
+    }
+
+    /// What the user should know, each event once in this process.
+    pub fn take_events(&self) -> Vec<Event> {
+        self.store.take_events()
+    }
+
+    /// Turns the clock of a cache that follows [`Clock::Manual`].
+    pub fn set_time(&self, unix_ms: u64) {
+        self.store.set_time(unix_ms);
+    }
+
+    /// Whether an operation never waits for a network, a database or a disk.
+    pub fn is_near(&self) -> bool {
+        !matches!(*self.location, Location::File { .. })
+    }
+
+    /// The store itself, for those who want its own methods.
+    pub fn store(&self) -> &SegmentStore {
+        &self.store
+    }
+
+    /// Leaves all regions that this process has open: for the end of the process. Regions on disk are written out.
+    pub fn detach_all() {
+        let stores = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        for store in stores.iter().flat_map(HashMap::values) {
+            store.detach();
+        }
+    }
+}
+
+/// The clock that a location follows unless it is told otherwise.
+impl Config {
+    /// The same with another clock, which private memory follows.
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+}

@@ -1,0 +1,107 @@
+//! What goes into a store and what comes out: values, timeouts, and the stamp by which a decoded copy is validated.
+
+use std::time::Duration;
+
+/// The codec number of a count, the engine's own.
+pub const CODEC_COUNT: u8 = 0;
+
+/// A value as the engine sees it.
+#[derive(Clone, Copy, Debug)]
+pub enum Value<'v> {
+    /// A whole number that is counted in place.
+    Count(i64),
+    /// Encoded bytes and the number of their codec (not [`CODEC_COUNT`]).
+    Bytes {
+        /// The number of the codec; the engine keeps it and looks no further.
+        codec: u8,
+        /// The encoded value.
+        bytes: &'v [u8],
+    },
+}
+
+/// How long an entry lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timeout {
+    /// Until it is evicted.
+    Never,
+    /// From now on for this long, to the millisecond. Nothing is stored for zero: a set removes.
+    After(Duration),
+    /// As long as the entry that it replaces.
+    Keep,
+}
+
+/// An entry that was found.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// The number of its codec; [`CODEC_COUNT`] for a count.
+    pub codec: u8,
+    /// The number, for a count.
+    pub count: i64,
+    /// How to ask later whether it is still the entry.
+    pub stamp: Stamp,
+}
+
+/// Where and when an entry was seen: what a decoded copy keeps to ask whether it is still the entry.
+#[derive(Clone, Copy, Debug)]
+pub struct Stamp {
+    /// The region that it was seen in; a region that was replaced has another.
+    pub(crate) region_id: u64,
+    /// The slot's word in the region.
+    pub(crate) position: usize,
+    /// The slot word without frequency.
+    pub(crate) identity: u64,
+    /// The full generation of the segment.
+    pub(crate) generation: u64,
+    pub(crate) id: u64,
+    pub(crate) birth: u64,
+    pub(crate) prefix_row: u16,
+    /// A lower bound: the entry may have been touched since.
+    pub(crate) expires_ms: u64,
+    /// The Ledger's change counter when it was last found fresh.
+    pub(crate) change: u64,
+    pub(crate) dependencies: bool,
+}
+
+impl Stamp {
+    /// The id of the entry: kept when the entry merely moves.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+}
+
+/// What came of adding to a count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Incr {
+    /// The sum, stored.
+    Value(i64),
+    /// There is no such entry.
+    Missing,
+    /// The entry is no count, or the sum does not fit one: read it, add, and write with `set_if_unchanged`.
+    NotACount,
+}
+
+/// When a write takes place.
+#[derive(Clone, Copy, Debug)]
+pub enum When<'s> {
+    /// Whatever is there.
+    Always,
+    /// Only where nothing is.
+    Absent,
+    /// Only where something is.
+    Present,
+    /// Only where the entry of the stamp still is.
+    Unchanged(&'s Stamp),
+}
+
+/// What came of a write.
+#[derive(Clone, Copy, Debug)]
+pub enum Written {
+    /// It is there.
+    Stored(Stamp),
+    /// The condition did not hold; nothing was changed.
+    Held,
+    /// It had expired when it was written, or the timeout was zero: what was there is gone.
+    Removed,
+    /// It did not fit: what was there is gone.
+    Refused,
+}

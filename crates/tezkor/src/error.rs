@@ -1,0 +1,41 @@
+//! The one error of the engine: for a caller's mistake, or for what must not be lost. A miss is `None`, an outage an event.
+
+/// What went wrong, with the thing named and the fix in the text.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    kind: Kind,
+    message: String,
+    source: Option<std::io::Error>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Setting,
+    Io,
+}
+
+impl Error {
+    pub(crate) fn setting(message: impl Into<String>) -> Self {
+        Error { kind: Kind::Setting, message: message.into(), source: None }
+    }
+
+    pub(crate) fn io(message: impl Into<String>, source: std::io::Error) -> Self {
+        Error { kind: Kind::Io, message: format!("{}: {source}", message.into()), source: Some(source) }
+    }
+
+    /// Whether a setting or an argument is wrong, so that trying again is of no use.
+    pub fn is_setting(&self) -> bool {
+        self.kind == Kind::Setting
+    }
+
+    /// Whether the operating system refused something.
+    pub fn is_io(&self) -> bool {
+        self.kind == Kind::Io
+    }
+
+    /// The error of the operating system, if there was one.
+    pub fn io_error(&self) -> Option<&std::io::Error> {
+        self.source.as_ref()
+    }
+}

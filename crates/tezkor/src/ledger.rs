@@ -1,0 +1,145 @@
+//! The Ledger: what was invalidated, in logical time. Every correctness promise rests on it, none on a lock or a wall clock.
+//! It never forgets an invalidation, and it never needs a set of what depends on what.
+//!
+//! A sequence counts invalidations. Keys and tags have two tables of counters each; a dependency is hashed once into each
+//! table, and was last invalidated at the smaller of its two counters. Locations and prefixes have counters of their own.
+//! An entry carries the sequence that was current before its load began, its birth; it is fresh if and only if none of its
+//! dependencies was invalidated later. A collision costs a reload, never a stale hit.
+//!
+//! The order of an invalidation: take a sequence number, raise the counters, raise `change`. A reader loads `change` first,
+//! so that what it finds fresh is fresh at least up to that change.
+
+use crate::key::Key;
+use crate::store::segment::layout::{Geometry, header, row};
+use crate::store::segment::words::{Ordering, Word};
+
+/// The Ledger of a region.
+#[derive(Clone, Copy)]
+pub(crate) struct Ledger<'r> {
+    words: &'r [Word],
+    geometry: &'r Geometry,
+}
+
+/// Which pair of tables a dependency lives in.
+#[derive(Clone, Copy)]
+enum Tables {
+    Keys = 0,
+    Tags = 2,
+}
+
+impl<'r> Ledger<'r> {
+    pub(crate) fn new(words: &'r [Word], geometry: &'r Geometry) -> Self {
+        Ledger { words, geometry }
+    }
+
+    /// The logical time: the birth of a load that begins now.
+    #[inline]
+    pub(crate) fn sequence(&self) -> u64 {
+        self.words[header::SEQUENCE].load(Ordering::SeqCst)
+    }
+
+    /// Raised after every change of the Ledger.
+    #[inline]
+    pub(crate) fn change(&self) -> u64 {
+        self.words[header::CHANGE].load(Ordering::SeqCst)
+    }
+
+    /// Invalidates one key: whatever was loaded before is never fresh again.
+    pub(crate) fn invalidate_key(&self, key: &Key<'_>) {
+        self.invalidate(|sequence| {
+            for word in self.pair(Tables::Keys, key.low, key.high) {
+                word.raise(sequence);
+            }
+        });
+    }
+
+    /// Invalidates all entries of a location or prefix.
+    pub(crate) fn clear_row(&self, index: u16) {
+        self.invalidate(|sequence| self.row(index)[row::CLEARED].raise(sequence));
+    }
+
+    /// Whether an entry that was born then has been invalidated since, by its key, location or prefix.
+    #[inline]
+    pub(crate) fn is_fresh(&self, birth: u64, key: &Key<'_>, prefix_row: u16) -> bool {
+        if birth >= self.sequence() {
+            return true;
+        }
+        let cleared = |index: u16| self.row(index)[row::CLEARED].load(Ordering::Acquire);
+        cleared(key.space.location_row) <= birth
+            && cleared(prefix_row) <= birth
+            && Self::oldest(self.pair(Tables::Keys, key.low, key.high)) <= birth
+    }
+
+    /// Whether one of the tags was invalidated after that birth.
+    pub(crate) fn are_tags_fresh(&self, birth: u64, tags: impl IntoIterator<Item = u64>) -> bool {
+        tags.into_iter().all(|tag| Self::oldest(self.tag_pair(tag)) <= birth)
+    }
+
+    /// The sequence at which a key was last invalidated (or one that collides with it twice).
+    pub(crate) fn key_invalidated_at(&self, key: &Key<'_>) -> u64 {
+        Self::oldest(self.pair(Tables::Keys, key.low, key.high))
+    }
+
+    /// The sequence at which a location or prefix was last cleared.
+    pub(crate) fn row_cleared_at(&self, index: u16) -> u64 {
+        self.row(index)[row::CLEARED].load(Ordering::Acquire)
+    }
+
+    /// The row of a name; row 0, which all share, when the table is full.
+    pub(crate) fn row_of(&self, name: u128) -> u16 {
+        let (low, high) = ((name as u64).max(1), (name >> 64) as u64);
+        let rows = self.geometry.rows - 1;
+        let start = (high % rows as u64) as usize;
+        for step in 0..rows {
+            let index = (1 + (start + step) % rows) as u16;
+            let words = self.row(index);
+            let found = words[row::NAME_LOW].load(Ordering::Acquire);
+            // The high half is written after the low one was won: until then, or for ever if the winner died, the low half
+            // alone decides, which at 64 bits it can.
+            if found == low || (found == 0 && self.claim(words, low, high)) {
+                return index;
+            }
+        }
+        0
+    }
+
+    fn claim(&self, words: &[Word], low: u64, high: u64) -> bool {
+        match words[row::NAME_LOW].replace(0, low) {
+            Ok(()) => {
+                words[row::NAME_HIGH].store(high, Ordering::Release);
+                true
+            }
+            Err(other) => other == low,
+        }
+    }
+
+    fn invalidate(&self, raise: impl FnOnce(u64)) {
+        let sequence = self.words[header::SEQUENCE].add(1) + 1;
+        raise(sequence);
+        self.words[header::CHANGE].add(1);
+    }
+
+    fn row(&self, index: u16) -> &'r [Word] {
+        // A header that another process damaged may name any row: the index is brought into range.
+        let index = usize::from(index) % self.geometry.rows;
+        let at = self.geometry.rows_at + index * row::WORDS;
+        &self.words[at..at + row::WORDS]
+    }
+
+    fn tag_pair(&self, tag: u64) -> [&'r Word; 2] {
+        self.pair(Tables::Tags, tag, tag.wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    }
+
+    fn pair(&self, tables: Tables, first: u64, second: u64) -> [&'r Word; 2] {
+        let bits = self.geometry.ledger_bits;
+        let table = |number: usize, hash: u64| {
+            let index = (hash >> (64 - bits)) as usize;
+            &self.words[self.geometry.ledger_at + (number << bits) + index]
+        };
+        [table(tables as usize, first), table(tables as usize + 1, second)]
+    }
+
+    fn oldest(pair: [&Word; 2]) -> u64 {
+        pair[0].load(Ordering::Acquire).min(pair[1].load(Ordering::Acquire))
+    }
+}

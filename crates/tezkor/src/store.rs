@@ -1,0 +1,110 @@
+//! What a store is: one place that keeps bytes. Few methods, none with a default body; behaviour that all stores share is in
+//! the tiers and the cache, never in a flag here.
+
+pub mod contract;
+pub mod dummy;
+pub mod segment;
+
+use crate::entry::{Found, Incr, Timeout, Value, When, Written};
+use crate::event::Stats;
+use crate::key::{Key, Space};
+
+/// One entry to write.
+#[derive(Clone, Copy, Debug)]
+pub struct Write<'w> {
+    /// Its key.
+    pub key: Key<'w>,
+    /// Its value.
+    pub value: Value<'w>,
+    /// How long it lives.
+    pub timeout: Timeout,
+}
+
+/// A place that keeps bytes. The batch is the primitive: one key is a batch of one.
+///
+/// Every store, present and to come, passes [`contract::check`].
+pub trait Store: Send + Sync {
+    /// The space of a prefix within a location.
+    fn space(&self, location: &[u8], prefix: &[u8]) -> Space;
+
+    /// A key in a space.
+    fn key<'k>(&self, space: Space, bytes: &'k [u8]) -> Key<'k>;
+
+    /// Calls `each` with the place in `keys`, the entry and its bytes for every key that is there.
+    fn read(&self, keys: &[Key<'_>], each: &mut dyn FnMut(usize, Found, &[u8]));
+
+    /// Writes each entry under the condition; what came of it, in the same order.
+    fn write(&self, writes: &[Write<'_>], when: When<'_>) -> Vec<Written>;
+
+    /// Removes each key; whether it was there.
+    fn remove(&self, keys: &[Key<'_>]) -> Vec<bool>;
+
+    /// Changes when each entry expires; whether it is there.
+    fn touch(&self, keys: &[Key<'_>], timeout: Timeout) -> Vec<bool>;
+
+    /// Adds to a count, atomically across all who use the store.
+    fn count(&self, key: &Key<'_>, delta: i64) -> Incr;
+
+    /// Calls `each` with the full key of every entry of the space's prefix until it returns `false`.
+    fn scan(&self, space: Space, each: &mut dyn FnMut(&[u8]) -> bool);
+
+    /// Empties the location of the space.
+    fn clear(&self, space: Space);
+
+    /// Empties the prefix of the space.
+    fn clear_prefix(&self, space: Space);
+
+    /// Sizes and counters.
+    fn stats(&self) -> Stats;
+}
+
+impl Store for segment::SegmentStore {
+    fn space(&self, location: &[u8], prefix: &[u8]) -> Space {
+        self.space(location, prefix)
+    }
+
+    fn key<'k>(&self, space: Space, bytes: &'k [u8]) -> Key<'k> {
+        self.key(space, bytes)
+    }
+
+    fn read(&self, keys: &[Key<'_>], each: &mut dyn FnMut(usize, Found, &[u8])) {
+        let mut buffer = segment::words::Buffer::new();
+        for (place, key) in keys.iter().enumerate() {
+            if let Some(found) = self.read(key, &mut buffer) {
+                each(place, found, buffer.bytes());
+            }
+        }
+    }
+
+    fn write(&self, writes: &[Write<'_>], when: When<'_>) -> Vec<Written> {
+        writes.iter().map(|write| self.write(&write.key, write.value, write.timeout, when)).collect()
+    }
+
+    fn remove(&self, keys: &[Key<'_>]) -> Vec<bool> {
+        keys.iter().map(|key| self.remove(key)).collect()
+    }
+
+    fn touch(&self, keys: &[Key<'_>], timeout: Timeout) -> Vec<bool> {
+        keys.iter().map(|key| self.touch(key, timeout)).collect()
+    }
+
+    fn count(&self, key: &Key<'_>, delta: i64) -> Incr {
+        self.count(key, delta)
+    }
+
+    fn scan(&self, space: Space, each: &mut dyn FnMut(&[u8]) -> bool) {
+        self.scan(space, each);
+    }
+
+    fn clear(&self, space: Space) {
+        self.clear(space);
+    }
+
+    fn clear_prefix(&self, space: Space) {
+        self.clear_prefix(space);
+    }
+
+    fn stats(&self) -> Stats {
+        self.stats()
+    }
+}

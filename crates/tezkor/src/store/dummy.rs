@@ -1,0 +1,52 @@
+//! The store that keeps nothing: for switching a cache off. It never remembers a write, and accepts all of them.
+
+use super::{Store, Write};
+use crate::entry::{Found, Incr, Timeout, When, Written};
+use crate::event::Stats;
+use crate::key::{Key, Space, name_hash};
+
+/// Keeps nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DummyStore;
+
+impl Store for DummyStore {
+    fn space(&self, location: &[u8], _prefix: &[u8]) -> Space {
+        Space { location: name_hash(b'l', location) as u64, location_row: 0, prefix_row: 0 }
+    }
+
+    fn key<'k>(&self, space: Space, bytes: &'k [u8]) -> Key<'k> {
+        Key::new(space, 0, bytes)
+    }
+
+    fn read(&self, _keys: &[Key<'_>], _each: &mut dyn FnMut(usize, Found, &[u8])) {}
+
+    fn write(&self, writes: &[Write<'_>], when: When<'_>) -> Vec<Written> {
+        let written = match when {
+            When::Always | When::Absent => Written::Removed,
+            When::Present | When::Unchanged(_) => Written::Held,
+        };
+        vec![written; writes.len()]
+    }
+
+    fn remove(&self, keys: &[Key<'_>]) -> Vec<bool> {
+        vec![false; keys.len()]
+    }
+
+    fn touch(&self, keys: &[Key<'_>], _timeout: Timeout) -> Vec<bool> {
+        vec![false; keys.len()]
+    }
+
+    fn count(&self, _key: &Key<'_>, _delta: i64) -> Incr {
+        Incr::Missing
+    }
+
+    fn scan(&self, _space: Space, _each: &mut dyn FnMut(&[u8]) -> bool) {}
+
+    fn clear(&self, _space: Space) {}
+
+    fn clear_prefix(&self, _space: Space) {}
+
+    fn stats(&self) -> Stats {
+        Stats { store: "dummy", ..Stats::default() }
+    }
+}

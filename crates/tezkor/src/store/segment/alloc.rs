@@ -1,0 +1,276 @@
+//! Segments and the space in them: who may append where. Reserving space is one atomic add, taking a segment one swap.
+//! It never lets a segment be recycled under a writer that is still in it: writers under way are counted in the cursor.
+
+use super::layout::{UNIT_WORDS, header, segment};
+use super::record;
+use super::region::Region;
+use super::state::{self, NOBODY, Owner, Queue, State};
+use super::words::{AtomicU64, Ordering, Word};
+
+// The cursor: units reserved (low 32 bits), writers under way (16), low bits of the generation it belongs to (16).
+const WRITER: u64 = 1 << 32;
+const UNITS: u64 = WRITER - 1;
+const TAG_AT: u32 = 48;
+/// Segments that ordinary writers leave free for what survives an eviction.
+const SPARE_SEGMENTS: usize = 1;
+/// Evictions that one writer does for one segment before it gives up.
+const MOST_EVICTIONS: usize = 64;
+const NONE: u64 = u64::MAX;
+
+/// A worker: a process that writes, in one of its lives. Its threads share its open segments.
+pub(crate) struct Worker {
+    pub(crate) owner: Owner,
+    open: [AtomicU64; 2],
+}
+
+impl Worker {
+    pub(crate) fn new(owner: Owner) -> Self {
+        Worker { owner, open: [AtomicU64::new(NONE), AtomicU64::new(NONE)] }
+    }
+
+    pub(crate) fn row(&self) -> usize {
+        usize::from(self.owner.row)
+    }
+}
+
+/// Space in an open segment. The segment is not recycled while this lives.
+pub(crate) struct Reserved<'r> {
+    region: &'r Region,
+    pub(crate) segment: usize,
+    pub(crate) generation: u64,
+    /// In units of 16 bytes.
+    pub(crate) offset: usize,
+    units: usize,
+}
+
+impl<'r> Reserved<'r> {
+    pub(crate) fn record(&self) -> &'r [Word] {
+        &self.region.segment(self.segment)[self.offset * UNIT_WORDS..(self.offset + self.units) * UNIT_WORDS]
+    }
+
+    pub(crate) fn salt(&self) -> u64 {
+        record::salt(self.generation, self.segment, self.offset)
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.region.leave(self.segment, self.generation);
+    }
+}
+
+impl Region {
+    /// Reserves space for a record in the worker's open segment of the queue (small or main), taking a fresh one when it is full.
+    pub(crate) fn reserve<'r>(&'r self, worker: &Worker, queue: Queue, units: usize, now_ms: u64) -> Option<Reserved<'r>> {
+        debug_assert!(!queue.is_large() && units <= self.geometry.segment_units());
+        let open = &worker.open[queue as usize];
+        loop {
+            let current = open.load(Ordering::Acquire);
+            if current != NONE {
+                if let Some(reserved) = self.reserve_in(worker, queue, current as usize, units) {
+                    return Some(reserved);
+                }
+                let _ = open.compare_exchange(current, NONE, Ordering::AcqRel, Ordering::Relaxed);
+                continue;
+            }
+            let fresh = match queue {
+                Queue::Main => self.claim_within_quarter(worker),
+                _ => self.take(worker, now_ms),
+            }?;
+            if open.compare_exchange(NONE, fresh as u64, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                // Another thread of this process was faster: one open segment is enough.
+                self.release(fresh);
+            }
+        }
+    }
+
+    fn reserve_in<'r>(&'r self, worker: &Worker, queue: Queue, index: usize, units: usize) -> Option<Reserved<'r>> {
+        let own = state::pack(State::Open, queue, worker.owner);
+        let cursor = self.meta(index, segment::CURSOR).add(WRITER | units as u64);
+        let generation = self.generation(index);
+        if cursor >> TAG_AT != generation & 0xffff {
+            // Recycled since this thread looked, and its cursor is (about to be) a fresh one: what was added is not in it.
+            return None;
+        }
+        // From here on the segment is not recycled, if it is still ours: an evictor looks at the count after it has taken it.
+        let offset = (cursor & UNITS) as usize;
+        let reserved = Reserved { region: self, segment: index, generation, offset, units };
+        if self.meta(index, segment::STATE).load(Ordering::SeqCst) != own {
+            return None;
+        }
+        if offset + units > self.geometry.segment_units() {
+            self.seal(index, own, queue);
+            return None;
+        }
+        reserved.record()[record::word::SHAPE].store(record::hole(units), Ordering::Relaxed);
+        self.meta(index, segment::RECORDS).count(1);
+        Some(reserved)
+    }
+
+    /// Puts an open segment at the end of its queue.
+    pub(crate) fn seal(&self, index: usize, open: u64, queue: Queue) {
+        let stamp = self.header(header::STAMP).add(1) + 1;
+        self.meta(index, segment::STAMP).store(stamp, Ordering::SeqCst);
+        // Another thread may have sealed it already.
+        let _ = self.meta(index, segment::STATE).replace(open, state::pack(State::Sealed, queue, state::owner(open)));
+    }
+
+    /// Seals what the worker has open, so that others can use it.
+    pub(crate) fn seal_open(&self, worker: &Worker) {
+        for queue in [Queue::Small, Queue::Main] {
+            let index = worker.open[queue as usize].swap(NONE, Ordering::AcqRel);
+            if index != NONE {
+                self.seal(index as usize, state::pack(State::Open, queue, worker.owner), queue);
+            }
+        }
+    }
+
+    /// A free segment, after evicting as needed; leaves one for survivors.
+    pub(crate) fn take(&self, worker: &Worker, now_ms: u64) -> Option<usize> {
+        for _ in 0..MOST_EVICTIONS {
+            if self.has_free(SPARE_SEGMENTS + 1) {
+                if let Some(index) = self.claim(worker, Queue::Small) {
+                    return Some(index);
+                }
+            } else if !self.evict(worker, now_ms) {
+                break;
+            }
+        }
+        self.claim(worker, Queue::Small)
+    }
+
+    /// A free segment for the main queue, unless open segments would then hold more than a quarter of the region.
+    fn claim_within_quarter(&self, worker: &Worker) -> Option<usize> {
+        let open = (0..self.geometry.segments).filter(|index| self.state(*index) == State::Open).count();
+        if open + 1 > self.geometry.most_open() {
+            return None;
+        }
+        self.claim(worker, Queue::Main)
+    }
+
+    fn has_free(&self, wanted: usize) -> bool {
+        let start = self.header(header::FREE_HINT).load(Ordering::Relaxed) as usize % self.geometry.segments;
+        let (before, after) = (0..start, start..self.geometry.segments);
+        after.chain(before).filter(|index| self.is_claimable(*index)).take(wanted).count() == wanted
+    }
+
+    fn is_claimable(&self, index: usize) -> bool {
+        match self.state(index) {
+            State::Untouched | State::Free => true,
+            State::Chain => self.is_orphan(index),
+            _ => false,
+        }
+    }
+
+    /// Whether the head of a chain's member has been recycled.
+    fn is_orphan(&self, index: usize) -> bool {
+        let head = self.meta(index, segment::HEAD).load(Ordering::SeqCst) as usize;
+        let generation = self.meta(index, segment::HEAD_GENERATION).load(Ordering::SeqCst);
+        head >= self.geometry.segments || self.generation(head) != generation
+    }
+
+    /// Takes a free segment without evicting.
+    pub(crate) fn claim(&self, worker: &Worker, queue: Queue) -> Option<usize> {
+        let hint = self.header(header::FREE_HINT);
+        let start = hint.load(Ordering::Relaxed) as usize % self.geometry.segments;
+        let (before, after) = (0..start, start..self.geometry.segments);
+        for index in after.chain(before) {
+            if self.claim_one(worker, queue, index) {
+                hint.store((index as u64 + 1) % self.geometry.segments as u64, Ordering::Relaxed);
+                return Some(index);
+            }
+        }
+        None
+    }
+
+    fn claim_one(&self, worker: &Worker, queue: Queue, index: usize) -> bool {
+        let word = self.meta(index, segment::STATE);
+        let found = word.load(Ordering::SeqCst);
+        let open = state::pack(State::Open, queue, worker.owner);
+        match state::state(found) {
+            State::Free => {
+                if word.replace(found, open).is_err() {
+                    return false;
+                }
+            }
+            State::Untouched => {
+                if word.replace(found, open).is_err() {
+                    return false;
+                }
+                let bytes = self.geometry.segment_words as u64 * 8;
+                if !(self.reserve)(self.geometry.segment_at(index) as u64 * 8, bytes) {
+                    word.store(state::pack(State::Unavailable, Queue::Small, NOBODY), Ordering::SeqCst);
+                    return false;
+                }
+            }
+            State::Chain if self.is_orphan(index) => {
+                let evicting = state::pack(State::Evicting, Queue::Small, worker.owner);
+                if word.replace(found, evicting).is_err() {
+                    return false;
+                }
+                self.recycle(index);
+                if word.replace(state::pack(State::Free, Queue::Small, NOBODY), open).is_err() {
+                    return false;
+                }
+            }
+            _ => return false,
+        }
+        self.meta(index, segment::CURSOR).store((self.generation(index) & 0xffff) << TAG_AT, Ordering::SeqCst);
+        self.meta(index, segment::RECORDS).store(0, Ordering::Relaxed);
+        true
+    }
+
+    /// Makes a segment that the caller is evicting free. Its generation is raised first: what was copied from it before is
+    /// found out by whoever copied it, before the first new byte is written.
+    pub(crate) fn recycle(&self, index: usize) {
+        self.meta(index, segment::GENERATION).add(1);
+        self.meta(index, segment::STATE).store(state::pack(State::Free, Queue::Small, NOBODY), Ordering::SeqCst);
+    }
+
+    /// Gives back a segment that was claimed and not used.
+    pub(crate) fn release(&self, index: usize) {
+        self.recycle(index);
+    }
+
+    pub(crate) fn state(&self, index: usize) -> State {
+        state::state(self.meta(index, segment::STATE).load(Ordering::SeqCst))
+    }
+
+    /// Writers that are in the segment now.
+    pub(crate) fn writers(&self, index: usize) -> u64 {
+        (self.meta(index, segment::CURSOR).load(Ordering::SeqCst) >> 32) & 0xffff
+    }
+
+    fn leave(&self, index: usize, generation: u64) {
+        let cursor = self.meta(index, segment::CURSOR);
+        let mut found = cursor.load(Ordering::SeqCst);
+        // A cursor of another generation does not count this writer.
+        while found >> TAG_AT == generation & 0xffff && (found >> 32) & 0xffff > 0 {
+            match cursor.replace(found, found - WRITER) {
+                Ok(()) => return,
+                Err(changed) => found = changed,
+            }
+        }
+    }
+
+    /// Writers of a dead worker are no longer under way.
+    pub(crate) fn forget_writers(&self, index: usize) {
+        let cursor = self.meta(index, segment::CURSOR);
+        let mut found = cursor.load(Ordering::SeqCst);
+        while let Err(changed) = cursor.replace(found, found & !(0xffff << 32)) {
+            found = changed;
+        }
+    }
+
+    /// Reserves space only if the worker has an open segment of that queue with room in it.
+    pub(crate) fn reserve_if_open<'r>(&'r self, worker: &Worker, queue: Queue, units: usize) -> Option<Reserved<'r>> {
+        let current = worker.open[queue as usize].load(Ordering::Acquire);
+        (current != NONE).then(|| self.reserve_in(worker, queue, current as usize, units)).flatten()
+    }
+
+    /// Units that have been reserved in the segment.
+    pub(crate) fn used_units(&self, index: usize) -> usize {
+        let units = (self.meta(index, segment::CURSOR).load(Ordering::SeqCst) & UNITS) as usize;
+        units.min(self.geometry.segment_units())
+    }
+}

@@ -1,0 +1,279 @@
+//! Eviction: S3-FIFO over whole segments (Yang et al., SOSP 2023). Survivors are copied, so nothing fragments.
+//! It never blocks anybody: a reader of what is evicted finds the generation changed, a dead evictor is replaced.
+//!
+//! 1. When the small queue holds more than a tenth of the region, its oldest segment is the victim, else the main queue's.
+//! 2. Of each record that a slot still points to: expired or invalidated ones go; used ones are copied to the evictor's open
+//!    main segment (a main one with its frequency lowered by one); the rest go, and those of the small queue are remembered
+//!    as ghosts. Before a copy, the words that are changed in place are frozen: changes go to the copy from then on.
+//! 3. The generation is raised, and the segment is free.
+
+use super::alloc::Worker;
+use super::counters::Counter;
+use super::layout::{UNIT_WORDS, header, segment};
+use super::record::{self, FROZEN, Header, Kind, word};
+use super::region::Region;
+use super::slot;
+use super::state::{self, Owner, Queue, State};
+use super::words::{Ordering, Word};
+
+/// The small queue's share of the segments: a tenth, as the paper has it.
+const SMALL_SHARE: usize = 10;
+
+/// What the segment table holds, as one look over it finds it.
+#[derive(Default)]
+struct Survey {
+    small: usize,
+    oldest_small: Option<(u64, usize)>,
+    oldest_main: Option<(u64, usize)>,
+    main_records: u64,
+}
+
+/// A record that a slot points to, in the segment that is being evicted.
+struct Live<'r> {
+    position: usize,
+    word: u64,
+    offset: usize,
+    record: &'r [Word],
+    header: Header,
+}
+
+impl Region {
+    /// Empties the oldest segment of a queue; `false` when none can be.
+    pub(crate) fn evict(&self, worker: &Worker, now_ms: u64) -> bool {
+        let survey = self.survey(now_ms);
+        self.header(header::MAIN_ENTRIES).store(survey.main_records, Ordering::Relaxed);
+        let target = (self.geometry.segments / SMALL_SHARE).max(1);
+        let (first, second) = if survey.small > target {
+            (survey.oldest_small, survey.oldest_main)
+        } else {
+            (survey.oldest_main, survey.oldest_small)
+        };
+        [first, second].into_iter().flatten().any(|(_, index)| self.evict_segment(worker, index, now_ms))
+    }
+
+    fn survey(&self, now_ms: u64) -> Survey {
+        let mut survey = Survey::default();
+        for index in 0..self.geometry.segments {
+            let word = self.meta(index, segment::STATE).load(Ordering::SeqCst);
+            let queue = match state::state(word) {
+                State::Sealed | State::Open => state::queue(word),
+                State::Chain => {
+                    let head = self.meta(index, segment::HEAD).load(Ordering::Relaxed) as usize % self.geometry.segments;
+                    state::queue(self.meta(head, segment::STATE).load(Ordering::Relaxed))
+                }
+                _ => continue,
+            };
+            if queue.is_main() {
+                survey.main_records += self.meta(index, segment::RECORDS).load(Ordering::Relaxed);
+            } else {
+                survey.small += 1;
+            }
+            if state::state(word) != State::Sealed || !self.may_evict(index, now_ms) {
+                continue;
+            }
+            let oldest = if queue.is_main() { &mut survey.oldest_main } else { &mut survey.oldest_small };
+            let candidate = (self.meta(index, segment::STAMP).load(Ordering::Relaxed), index);
+            if oldest.is_none_or(|oldest| candidate < oldest) {
+                *oldest = Some(candidate);
+            }
+        }
+        survey
+    }
+
+    /// Whether nobody is writing into a sealed segment, and its dead owner's rest is over.
+    fn may_evict(&self, index: usize, now_ms: u64) -> bool {
+        self.writers(index) == 0 && self.meta(index, segment::RESTS_UNTIL_MS).load(Ordering::Relaxed) <= now_ms
+    }
+
+    fn evict_segment(&self, worker: &Worker, index: usize, now_ms: u64) -> bool {
+        let state_word = self.meta(index, segment::STATE);
+        let sealed = state_word.load(Ordering::SeqCst);
+        if state::state(sealed) != State::Sealed {
+            return false;
+        }
+        let queue = state::queue(sealed);
+        let evicting = state::pack(State::Evicting, queue, worker.owner);
+        if state_word.replace(sealed, evicting).is_err() {
+            return false;
+        }
+        if self.writers(index) != 0 {
+            // A writer came in before the segment was taken: it is not to be disturbed.
+            state_word.store(sealed, Ordering::SeqCst);
+            return false;
+        }
+        if queue.is_large() {
+            if let Some(queue) = self.keep_large(worker, index, queue, now_ms) {
+                let stamp = self.header(header::STAMP).add(1) + 1;
+                self.meta(index, segment::STAMP).store(stamp, Ordering::SeqCst);
+                state_word.store(state::pack(State::Sealed, queue, state::owner(sealed)), Ordering::SeqCst);
+                return true;
+            }
+        } else {
+            self.move_survivors(worker, index, queue, now_ms);
+        }
+        self.recycle(index);
+        self.count(worker.row(), Counter::EvictedSegments, 1);
+        true
+    }
+
+    /// A large value has segments of its own: it survives by going to the end of the main queue, without a copy.
+    fn keep_large(&self, worker: &Worker, index: usize, queue: Queue, now_ms: u64) -> Option<Queue> {
+        let live = self.live_records(index).next()?;
+        if !self.is_worth_keeping(worker, index, &live, now_ms) {
+            self.drop_record(worker, queue, &live);
+            return None;
+        }
+        let lowered = if queue.is_main() { slot::frequency(live.word) - 1 } else { 0 };
+        let kept = self.swap(live.position, live.word, |word| slot::with_frequency(word, lowered));
+        kept.then_some(Queue::LargeMain)
+    }
+
+    fn move_survivors(&self, worker: &Worker, index: usize, queue: Queue, now_ms: u64) {
+        for live in self.live_records(index) {
+            let moved = self.is_worth_keeping(worker, index, &live, now_ms)
+                && self.move_record(worker, index, queue, &live, now_ms);
+            if !moved {
+                self.drop_record(worker, queue, &live);
+            }
+        }
+    }
+
+    /// The records of a segment that slots still point to.
+    fn live_records<'r>(&'r self, index: usize) -> impl Iterator<Item = Live<'r>> {
+        let end = if state::queue(self.meta(index, segment::STATE).load(Ordering::SeqCst)).is_large() {
+            1
+        } else {
+            self.used_units(index)
+        };
+        let mut offset = 0;
+        std::iter::from_fn(move || {
+            while offset < end {
+                let record = &self.segment(index)[offset * UNIT_WORDS..];
+                let header = Header::load(record)?;
+                let at = offset;
+                offset += header.units;
+                if header.kind == Kind::Hole {
+                    continue;
+                }
+                let mut found = None;
+                self.occupied(header.hash, |slot| {
+                    let here = slot::segment(slot.word) == index && slot::offset(slot.word) == at;
+                    if here {
+                        found = Some(slot);
+                    }
+                    here
+                });
+                if let Some(slot) = found {
+                    return Some(Live { position: slot.position, word: slot.word, offset: at, record, header });
+                }
+            }
+            None
+        })
+    }
+
+    fn is_worth_keeping(&self, worker: &Worker, index: usize, live: &Live<'_>, now_ms: u64) -> bool {
+        let salt = record::salt(self.generation(index), index, live.offset);
+        let word = live.record[word::EXPIRY].load(Ordering::SeqCst);
+        if record::expires_ms(word, salt).is_none_or(|expires_ms| expires_ms <= now_ms) {
+            self.count(worker.row(), Counter::EvictedExpired, 1);
+            return false;
+        }
+        slot::frequency(live.word) > 0 && !self.is_cleared(live)
+    }
+
+    /// Whether the record's location or prefix was cleared since its birth. (A key that was invalidated has no slot.)
+    fn is_cleared(&self, live: &Live<'_>) -> bool {
+        let Header { location_row, prefix_row, birth, .. } = live.header;
+        [location_row, prefix_row].into_iter().any(|row| self.ledger().row_cleared_at(row) > birth)
+    }
+
+    /// Removes a record from the index; one that was evicted for want of use is remembered.
+    fn drop_record(&self, worker: &Worker, queue: Queue, live: &Live<'_>) {
+        if self.swap(live.position, live.word, |_| 0) {
+            self.count(worker.row(), Counter::EvictedEntries, 1);
+            if !queue.is_main() {
+                self.remember_ghost(live.header.hash);
+            }
+        }
+    }
+
+    /// Copies a record to the evictor's open main segment (or, when it may have none, its small one) and leads the slot there.
+    fn move_record(&self, worker: &Worker, index: usize, queue: Queue, live: &Live<'_>, now_ms: u64) -> bool {
+        let units = live.header.units;
+        let Some(target) = self.reserve_for_survivor(worker, units, now_ms) else { return false };
+        let from = &live.record[..units * UNIT_WORDS];
+        let to = target.record();
+        let salts = (record::salt(self.generation(index), index, live.offset), target.salt());
+        if !self.copy_record(live, from, to, salts) {
+            return false;
+        }
+        let kept = if queue.is_main() { slot::frequency(live.word) - 1 } else { 0 };
+        let fingerprint = slot::fingerprint(live.header.hash);
+        let new = slot::pack(fingerprint, target.segment, target.generation, target.offset);
+        let moved = self.swap(live.position, live.word, |_| slot::with_frequency(new, kept));
+        if moved {
+            self.count(worker.row(), Counter::Survivors, 1);
+        }
+        // Somebody replaced or removed it meanwhile: the copy is dead, and there is nothing to drop either.
+        true
+    }
+
+    fn reserve_for_survivor(&self, worker: &Worker, units: usize, now_ms: u64) -> Option<super::alloc::Reserved<'_>> {
+        self.reserve(worker, Queue::Main, units, now_ms).or_else(|| self.reserve_if_open(worker, Queue::Small, units))
+    }
+
+    fn copy_record(&self, live: &Live<'_>, from: &[Word], to: &[Word], (old, new): (u64, u64)) -> bool {
+        let value_at = live.header.dependencies_at() + live.header.dependencies;
+        let count_at = match (live.header.kind, live.header.dependencies) {
+            (Kind::Count, 0) => Some(value_at),
+            (Kind::Count, _) => {
+                let bytes = from.get(value_at).map_or(0, |word| word.load(Ordering::Relaxed) as usize);
+                Some(value_at + 1 + bytes.div_ceil(8))
+            }
+            _ => None,
+        };
+        for (place, (source, target)) in from.iter().zip(to).enumerate().skip(1) {
+            let value = if place == word::EXPIRY {
+                match record::expires_ms(source.set_bits(FROZEN), old) {
+                    Some(expires_ms) => record::salted_expiry(expires_ms, new),
+                    None => return false,
+                }
+            } else if Some(place) == count_at {
+                match record::count(source.set_bits(FROZEN), old) {
+                    Some(number) => record::salted_count(number, new),
+                    None => return false,
+                }
+            } else {
+                source.load(Ordering::Relaxed)
+            };
+            target.store(value, Ordering::Relaxed);
+        }
+        to[word::SHAPE].store(live.header.shape(), Ordering::Relaxed);
+        true
+    }
+
+    /// Puts what a dead worker left behind back into circulation: nothing of it is lost but what it was writing.
+    pub(crate) fn adopt(&self, dead: Owner, rests_until_ms: u64) {
+        for index in 0..self.geometry.segments {
+            let word = self.meta(index, segment::STATE);
+            let found = word.load(Ordering::SeqCst);
+            if state::owner(found) != dead {
+                continue;
+            }
+            match state::state(found) {
+                State::Open => {
+                    // It rests: a worker that was taken for dead may still be writing its last record.
+                    self.meta(index, segment::RESTS_UNTIL_MS).store(rests_until_ms, Ordering::SeqCst);
+                    self.forget_writers(index);
+                    self.seal(index, found, state::queue(found));
+                }
+                State::Evicting => {
+                    let sealed = state::pack(State::Sealed, state::queue(found), dead);
+                    let _ = word.replace(found, sealed);
+                }
+                State::Sealed if self.writers(index) > 0 => self.forget_writers(index),
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Liveness: each worker holds a POSIX record lock on its byte of a lock file, which the kernel drops at any death.
+//! The descriptor is never closed: closing *any* descriptor of the file would drop all locks of this process.
+//!
+//! Byte 0 is the creation lock; byte `row + 1` belongs to a worker's row. Record locks are not inherited by a fork, and
+//! `F_GETLK` never reports one's own: a process answers for its own rows from memory.
+
+use std::fs::File;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::layout::MOST_WORKERS;
+use super::os;
+
+/// How long a process waits for another one to finish creating the region.
+const CREATION_WAIT: Duration = Duration::from_secs(2);
+
+/// Every lock file that this process has ever opened.
+static REGISTRY: Mutex<Vec<Arc<LockFile>>> = Mutex::new(Vec::new());
+
+/// Rows that this process holds: 0, or one more than the number of forks when it took the row.
+pub(crate) struct Held(Box<[AtomicU64]>);
+
+impl Held {
+    pub(crate) fn new(rows: usize) -> Self {
+        Held((0..rows).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    fn has(&self, row: usize) -> bool {
+        self.0[row].load(Ordering::SeqCst) == os::forks() + 1
+    }
+
+    fn take(&self, row: usize) -> bool {
+        let own = os::forks() + 1;
+        let found = self.0[row].load(Ordering::SeqCst);
+        found != own && self.0[row].compare_exchange(found, own, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    fn drop(&self, row: usize) {
+        self.0[row].store(0, Ordering::SeqCst);
+    }
+}
+
+/// An open lock file.
+pub(crate) struct LockFile {
+    file: ManuallyDrop<File>,
+    device: u64,
+    inode: u64,
+    held: Held,
+}
+
+impl LockFile {
+    /// Opens the lock file in a directory, or returns the one that this process has open.
+    pub(crate) fn open(directory: &File, path: &Path, name: &str, rows: usize) -> io::Result<Arc<LockFile>> {
+        let mut registry = REGISTRY.lock().unwrap_or_else(PoisonError::into_inner);
+        // Looked at by name first: a second descriptor could not be closed again.
+        if let Ok(found) = std::fs::symlink_metadata(path) {
+            let known = registry.iter().find(|known| known.is(found.dev(), found.ino()) && known.is_intact());
+            if let Some(known) = known {
+                return Ok(known.clone());
+            }
+        }
+        let file = ManuallyDrop::new(os::open_at(directory, name, libc::O_RDWR | libc::O_CREAT)?);
+        let found = file.metadata()?;
+        super::attach::check_owned(&found, name)?;
+        let opened = Arc::new(LockFile { file, device: found.dev(), inode: found.ino(), held: Held::new(rows.max(MOST_WORKERS)) });
+        registry.push(opened.clone());
+        Ok(opened)
+    }
+
+    fn is(&self, device: u64, inode: u64) -> bool {
+        (self.device, self.inode) == (device, inode)
+    }
+
+    /// Whether the descriptor still is that of the lock file: a daemoniser may have closed it, and another file may have it now.
+    pub(crate) fn is_intact(&self) -> bool {
+        self.file.metadata().is_ok_and(|found| self.is(found.dev(), found.ino()))
+    }
+
+    /// Whether the lock file is still the one at that path.
+    pub(crate) fn is_at(&self, path: &Path) -> bool {
+        std::fs::symlink_metadata(path).is_ok_and(|found| self.is(found.dev(), found.ino()))
+    }
+
+    /// Shows that the region is in use.
+    pub(crate) fn refresh(&self) {
+        // Only ages the region; it is kept a little shorter when this fails.
+        let _ = self.file.set_modified(SystemTime::now());
+    }
+
+    /// Runs `create` while no other process (and no other thread) creates the region.
+    pub(crate) fn while_creating<T>(&self, create: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        static THREADS: Mutex<()> = Mutex::new(());
+        let _guard = THREADS.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = Instant::now();
+        while !os::lock_byte(self.file.as_fd(), 0)? {
+            if start.elapsed() > CREATION_WAIT {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "another process holds the creation lock"));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let result = create();
+        os::unlock_byte(self.file.as_fd(), 0)?;
+        result
+    }
+
+    fn take(&self, row: usize) -> bool {
+        if !self.held.take(row) {
+            return false;
+        }
+        let locked = os::lock_byte(self.file.as_fd(), row as u64 + 1).unwrap_or(false);
+        if !locked {
+            self.held.drop(row);
+        }
+        locked
+    }
+
+    fn give_back(&self, row: usize) {
+        // The kernel does it at the latest when the process ends.
+        let _ = os::unlock_byte(self.file.as_fd(), row as u64 + 1);
+        self.held.drop(row);
+    }
+
+    fn is_alive(&self, row: usize) -> bool {
+        // A row whose lock cannot be asked for is left alone.
+        self.held.has(row) || os::is_byte_locked(self.file.as_fd(), row as u64 + 1).unwrap_or(true)
+    }
+}
+
+/// How the life of workers is known.
+pub(crate) enum Liveness {
+    /// By record locks.
+    Locks(Arc<LockFile>),
+    /// The region is private: only this process, in this life between forks, has rows.
+    Private(Held),
+}
+
+impl Liveness {
+    /// Takes a row, if nobody who lives has it.
+    pub(crate) fn take(&self, row: usize) -> bool {
+        match self {
+            Liveness::Locks(file) => file.take(row),
+            Liveness::Private(held) => held.take(row),
+        }
+    }
+
+    /// Gives a row back.
+    pub(crate) fn give_back(&self, row: usize) {
+        match self {
+            Liveness::Locks(file) => file.give_back(row),
+            Liveness::Private(held) => held.drop(row),
+        }
+    }
+
+    /// Whether anybody holds the row of a lock file.
+    pub(crate) fn is_taken(file: &LockFile, row: usize) -> bool {
+        file.is_alive(row)
+    }
+
+    /// Whether somebody who lives has the row.
+    pub(crate) fn is_alive(&self, row: usize) -> bool {
+        match self {
+            Liveness::Locks(file) => file.is_alive(row),
+            Liveness::Private(held) => held.has(row),
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! This process's part in a region: its row, taken anew after every fork, and the sweep after workers that died.
+//! A process without a row reads; its writes are refused.
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arc_swap::Guard;
+
+use super::Attached;
+use super::alloc::Worker;
+use super::counters::Counter;
+use super::layout::{header, segment, worker};
+use super::lock::Liveness;
+use super::os;
+use super::state::{self, Owner, State};
+use super::words::Ordering as WordOrdering;
+
+const TAKEN: u64 = 1;
+/// What a dead worker had open is not reused before this time: it may only have lost its lock.
+const REST_MS: u64 = 5_000;
+const SWEEP_EVERY_MS: u64 = 2_000;
+const REFRESH_EVERY_MS: u64 = 3_600_000;
+/// Between two tries of a process that found no row.
+const ENTER_EVERY_MS: u64 = 1_000;
+
+/// A worker between two forks.
+pub(crate) struct Life {
+    pub(crate) worker: Worker,
+    forks: u64,
+}
+
+impl Attached {
+    /// This process's worker; taken at the first call after a fork. `None` when all rows are taken.
+    #[inline]
+    pub(crate) fn life(&self, now_ms: u64) -> Guard<Option<Arc<Life>>> {
+        let life = self.life.load();
+        match &*life {
+            Some(known) if known.forks == os::forks() => life,
+            _ => self.begin(now_ms),
+        }
+    }
+
+    /// The row to count in: the last one, which nobody owns, for a process without a row of its own.
+    #[inline]
+    pub(crate) fn row(&self, now_ms: u64) -> usize {
+        self.life(now_ms).as_ref().map_or(self.region.geometry.workers, |life| life.worker.row())
+    }
+
+    #[cold]
+    fn begin(&self, now_ms: u64) -> Guard<Option<Arc<Life>>> {
+        let old = self.life.load();
+        if old.is_none() && now_ms < self.enter_at_ms.load(Ordering::Relaxed) {
+            return old;
+        }
+        let fresh = (0..self.region.geometry.workers).find_map(|row| self.take_row(row, now_ms));
+        let Some(owner) = fresh else {
+            self.enter_at_ms.store(now_ms + ENTER_EVERY_MS, Ordering::Relaxed);
+            self.life.compare_and_swap(&old, None);
+            return self.life.load();
+        };
+        let life = Arc::new(Life { worker: Worker::new(owner), forks: os::forks() });
+        let before = self.life.compare_and_swap(&old, Some(life));
+        let won = match (&*before, &*old) {
+            (Some(before), Some(old)) => Arc::ptr_eq(before, old),
+            (None, None) => true,
+            _ => false,
+        };
+        if !won {
+            // Another thread of this process was faster.
+            self.release_row(owner);
+        }
+        self.life.load()
+    }
+
+    /// Takes a row that nobody who lives has, and what its last owner left behind.
+    fn take_row(&self, row: usize, now_ms: u64) -> Option<Owner> {
+        if !self.liveness.take(row) {
+            return None;
+        }
+        let words = self.region.worker(row);
+        let found = words[worker::STATE].load(WordOrdering::SeqCst);
+        let incarnation = (found >> 32) as u32;
+        if found & TAKEN != 0 {
+            self.adopt(Owner { row: row as u16, incarnation }, now_ms);
+        }
+        let owner = Owner { row: row as u16, incarnation: incarnation.wrapping_add(1) };
+        words[worker::PID].store(u64::from(std::process::id()), WordOrdering::SeqCst);
+        words[worker::STARTED_MS].store(now_ms, WordOrdering::SeqCst);
+        words[worker::STATE].store(u64::from(owner.incarnation) << 32 | TAKEN, WordOrdering::SeqCst);
+        Some(owner)
+    }
+
+    fn adopt(&self, dead: Owner, now_ms: u64) {
+        let rests_until_ms = match self.liveness {
+            Liveness::Locks(_) => now_ms + REST_MS,
+            // After a fork the child alone has its copy of private memory.
+            Liveness::Private(_) => 0,
+        };
+        self.region.adopt(dead, rests_until_ms);
+        self.region.count(usize::from(dead.row), Counter::DeadWorkers, 1);
+    }
+
+    fn release_row(&self, owner: Owner) {
+        let state = &self.region.worker(usize::from(owner.row))[worker::STATE];
+        state.store(u64::from(owner.incarnation) << 32, WordOrdering::SeqCst);
+        self.liveness.give_back(usize::from(owner.row));
+    }
+
+    /// Gives this process's row back; what it had open is sealed.
+    pub(crate) fn leave(&self) {
+        if let Some(life) = self.life.swap(None) {
+            if life.forks == os::forks() {
+                self.region.seal_open(&life.worker);
+                self.release_row(life.worker.owner);
+            }
+        }
+    }
+
+    /// Whether the region's file and its lock file are still the ones at their path, as large as they were.
+    pub(crate) fn is_at(&self, path: &Path, name: &str) -> bool {
+        let found = std::fs::symlink_metadata(path.join(format!("{name}.region")));
+        let same = found.is_ok_and(|found| {
+            self.file == Some((found.dev(), found.ino())) && found.len() >= self.region.geometry.size_bytes
+        });
+        match &self.liveness {
+            Liveness::Locks(file) => same && file.is_intact() && file.is_at(&path.join(format!("{name}.lock"))),
+            Liveness::Private(_) => same,
+        }
+    }
+
+    /// What has to be done now and then: after dead workers, after memory that was full, for the age of the region.
+    pub(crate) fn maintain(&self, now_ms: u64) {
+        if now_ms >= self.sweep_at_ms.load(Ordering::Relaxed) {
+            self.sweep_at_ms.store(now_ms + SWEEP_EVERY_MS, Ordering::Relaxed);
+            self.sweep(now_ms);
+        }
+        if now_ms >= self.refresh_at_ms.load(Ordering::Relaxed) {
+            self.refresh_at_ms.store(now_ms + REFRESH_EVERY_MS, Ordering::Relaxed);
+            if let Liveness::Locks(file) = &self.liveness {
+                file.refresh();
+            }
+        }
+    }
+
+    /// Frees the rows of dead workers, puts their segments back into circulation, and tries memory that was full once more.
+    pub(crate) fn sweep(&self, now_ms: u64) {
+        for row in 0..self.region.geometry.workers {
+            let taken = self.region.worker(row)[worker::STATE].load(WordOrdering::SeqCst) & TAKEN != 0;
+            if taken && !self.liveness.is_alive(row) {
+                if let Some(owner) = self.take_row(row, now_ms) {
+                    self.release_row(owner);
+                }
+            }
+        }
+        let unavailable = (0..self.region.geometry.segments).find(|index| self.region.state(*index) == State::Unavailable);
+        if let Some(index) = unavailable {
+            let word = self.region.meta(index, segment::STATE);
+            let found = word.load(WordOrdering::SeqCst);
+            // Whoever claims it next reserves it, or finds that there is still no room.
+            let _ = word.replace(found, state::pack(State::Untouched, state::Queue::Small, state::NOBODY));
+        }
+    }
+
+    /// Writes a region on disk out; the last worker to leave marks it clean.
+    pub(crate) fn write_out(&self, path: &Path) {
+        let Ok(file) = File::options().read(true).write(true).open(path) else { return };
+        let same = file.metadata().is_ok_and(|found| self.file == Some((found.dev(), found.ino())));
+        if !same || file.sync_all().is_err() {
+            return;
+        }
+        let in_use = (0..self.region.geometry.workers).any(|row| self.liveness.is_alive(row));
+        if !in_use {
+            self.region.header(header::ATTACHED).store(0, WordOrdering::SeqCst);
+            // Without it the mark is not on disk after a power loss, and the region starts empty: as it should.
+            let _ = file.sync_all();
+        }
+    }
+}
