@@ -61,13 +61,14 @@ impl<'r> Ledger<'r> {
     /// Whether an entry that was born then has been invalidated since, by its key, location or prefix.
     #[inline]
     pub(crate) fn is_fresh(&self, birth: u64, key: &Key<'_>, prefix_row: u16) -> bool {
-        if birth >= self.sequence() {
-            return true;
-        }
-        let cleared = |index: u16| self.row(index)[row::CLEARED].load(Ordering::Acquire);
-        cleared(key.space.location_row) <= birth
-            && cleared(prefix_row) <= birth
-            && Self::oldest(self.pair(Tables::Keys, key.low, key.high)) <= birth
+        birth >= self.sequence()
+            || (self.are_rows_fresh(birth, [key.space.location_row, prefix_row])
+                && self.key_invalidated_at(key) <= birth)
+    }
+
+    /// Whether neither of two rows (an entry's location and prefix) was cleared after that birth.
+    pub(crate) fn are_rows_fresh(&self, birth: u64, rows: [u16; 2]) -> bool {
+        rows.into_iter().all(|row| self.row_cleared_at(row) <= birth)
     }
 
     /// Whether one of the tags was invalidated after that birth.

@@ -184,7 +184,7 @@ impl Region {
     /// Whether the record's location or prefix was cleared since its birth. (A key that was invalidated has no slot.)
     fn is_cleared(&self, live: &Live<'_>) -> bool {
         let Header { location_row, prefix_row, birth, .. } = live.header;
-        [location_row, prefix_row].into_iter().any(|row| self.ledger().row_cleared_at(row) > birth)
+        !self.ledger().are_rows_fresh(birth, [location_row, prefix_row])
     }
 
     /// Removes a record from the index; one that was evicted for want of use is remembered.

@@ -144,9 +144,7 @@ impl SegmentStore {
         }
         self.each_record(&mut |header, key| {
             let live = header.expiry_word & NEVER_MS > now_ms
-                && [header.location_row, header.prefix_row]
-                    .iter()
-                    .all(|row| region.ledger().row_cleared_at(*row) <= header.birth);
+                && region.ledger().are_rows_fresh(header.birth, [header.location_row, header.prefix_row]);
             if live {
                 stats.entries += 1;
                 stats.payload_bytes += (header.value_length as u64).max(8);

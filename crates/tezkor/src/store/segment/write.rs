@@ -371,12 +371,15 @@ impl Region {
         None
     }
 
-    /// Removes an entry; whether there was one that could be read.
+    /// Removes an entry; whether there was one that could be read before its key was invalidated.
     pub(crate) fn remove(&self, key: &Key<'_>, now_ms: u64) -> bool {
         for _ in 0..MOST_TRIES {
             let Ok(located) = self.locate(key) else { continue };
             let Some(located) = located else { return false };
-            let live = self.is_live(key, &located, now_ms);
+            let Header { birth, prefix_row, .. } = located.header;
+            let live = located.expires_ms().is_some_and(|expires_ms| now_ms < expires_ms)
+                && self.ledger().are_rows_fresh(birth, [key.space.location_row, prefix_row])
+                && self.ledger().are_tags_fresh(birth, located.dependencies());
             if self.swap(located.position, located.word, |_| 0) {
                 self.free_large_unowned(located.word);
                 return live;
