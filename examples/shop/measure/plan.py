@@ -1,0 +1,132 @@
+"""The load: what visitors do, drawn once from a seed and sent alike to every cache.
+
+Films are drawn by their number of critics' reviews (`critics`) or by their box office (`audience`), genres by their
+number of films. Neither is a count of votes: the data has none. The critics' numbers are complete but flat (the first
+1 000 films get a quarter of them); the box office is steep, but known for one film in six. A film whose price changes
+belongs to one client alone, so that the last price of each film does not depend on who is faster.
+"""
+
+import random
+import sqlite3
+
+CLIENTS = 4
+STEPS = {  # share of what a visitor does next, in thousandths
+    "list": 280, "film": 380, "search": 110, "home": 60, "person": 60,
+    "cart": 40, "add": 35, "trending": 20, "numbers": 10, "price": 5,
+}  # fmt: skip
+
+
+def by_audience(films):
+    """A film without a known box office, or with a smaller one, counts like the lowest tenth of the known ones."""
+    known = sorted(gross for *_, gross in films if gross)
+    lowest = known[len(known) // 10]
+    return (max(gross, lowest) for *_, gross in films)
+
+
+def by_critics(films):
+    return (reviews for _, _, reviews, _ in films)
+
+
+WEIGHTS = {"audience": by_audience, "critics": by_critics}
+
+
+class Plan:
+    def __init__(self, database, seed, popularity):
+        self.dice = random.Random(seed)
+        with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as db:
+            self.films = db.execute("SELECT id, title, reviews, gross FROM shop_film ORDER BY id").fetchall()
+            self.genres = db.execute(
+                "SELECT g.slug, count(*) FROM shop_genre g JOIN shop_film_genres l ON l.genre_id = g.id"
+                " GROUP BY g.slug ORDER BY g.slug"
+            ).fetchall()
+            self.people = db.execute(
+                "SELECT film_id, person_id FROM shop_film_directors ORDER BY id"
+            ).fetchall()
+            names = dict(db.execute("SELECT id, name FROM shop_person").fetchall())
+        self.weights = list(WEIGHTS[popularity](self.films))
+        weight_of = dict(zip((film[0] for film in self.films), self.weights, strict=True))
+        self.people_weights = [weight_of[film] for film, _ in self.people]
+        self.words = [names[person].split()[-1].lower() for _, person in self.people]
+
+    def clients(self, requests):
+        """For each client a list of visits, a visit being a list of steps; `requests` in all, more or less."""
+        return [self._visits(client, requests // CLIENTS) for client in range(CLIENTS)]
+
+    def _visits(self, client, requests):
+        visits, sent = [], 0
+        while sent < requests:
+            kinds = self.dice.choices(list(STEPS), list(STEPS.values()), k=self.dice.randint(3, 15))
+            visit = [step for kind in kinds for step in getattr(self, f"_{kind}")(client)]
+            visits.append(visit)
+            sent += sum({"get": 1, "add": 3, "price": 7}[step[0]] for step in visit)
+        return visits
+
+    def _film_row(self):
+        return self.dice.choices(self.films, self.weights)[0]
+
+    def _home(self, client):
+        return [("get", "/")]
+
+    def _list(self, client):
+        filters, films = [], len(self.films)
+        if self.dice.random() < 0.6:
+            genre, films = self.dice.choices(self.genres, [count for _, count in self.genres])[0]
+            filters.append(f"genre={genre}")
+        if self.dice.random() < 0.15:
+            films = 1  # one page at least
+            filters.append(f"decade={self.dice.choices([2010, 2000, 1990, 1980, 1970], [5, 5, 3, 2, 1])[0]}")
+        if self.dice.random() < 0.2:
+            filters.append(f"sort={self.dice.choice(['score', 'newest', 'price'])}")
+        page = min(int(self.dice.expovariate(0.7)) + 1, 8, -(-films // 24))
+        return [
+            ("get", "/films/" + ("?" + "&".join([*filters, f"page={page}"]) if filters or page > 1 else ""))
+        ]
+
+    def _search(self, client):
+        if self.dice.random() < 0.5:
+            word = self.dice.choices(self.words, self.people_weights)[0]
+        else:
+            word = max(self._film_row()[1].lower().split(), key=len)
+        kept = "".join(letter for letter in word if letter.isascii() and letter.isalnum())
+        return [("get", f"/films/?q={kept or 'love'}")]
+
+    def _film(self, client):
+        pk = self._film_row()[0]
+        return [("get", film_path(pk)), ("get", f"/cover/{pk}.svg")]
+
+    def _person(self, client):
+        return [("get", f"/person/{self.dice.choices(self.people, self.people_weights)[0][1]}/")]
+
+    def _cart(self, client):
+        return [("get", "/cart/")]
+
+    def _add(self, client):
+        return [("add", self._film_row()[0], self.dice.randint(1, 3))]
+
+    def _trending(self, client):
+        return [("get", "/trending/")]
+
+    def _numbers(self, client):
+        return [("get", "/numbers/")]
+
+    def _price(self, client):
+        pk = self._film_row()[0]
+        while pk % CLIENTS != client:
+            pk = self._film_row()[0]
+        return [("price", pk, f"{self.dice.randint(300, 3000) / 100:.2f}")]
+
+    def sample(self, clients):
+        """Pages to compare between the caches: some of each kind, and every film whose price was changed."""
+        changed = sorted(
+            {step[1] for visits in clients for visit in visits for step in visit if step[0] == "price"}
+        )
+        lists = [f"/films/?{query}" for query in ("page=1", "page=2", "genre=drama", "genre=comedy&page=3",
+                 "genre=horror&sort=price", "decade=2000&sort=score", "sort=newest", "q=nolan", "q=love")]  # fmt: skip
+        films = [film_path(pk) for pk in [*changed[:40], *range(1, 13)]]
+        people = [f"/person/{person}/" for _, person in self.people[:3]]
+        return ["/", "/films/", "/numbers/", "/cover/1.svg", *lists, *films, *people]
+
+
+def film_path(pk):
+    """Any slug leads to the film, so one does for all."""
+    return f"/film/{pk}/film/"

@@ -1,0 +1,61 @@
+"""The example shop passes its own tests with each of its three caches, each in a process with the shop's settings."""
+
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHOP = ROOT / "examples" / "shop"
+
+
+def manage(*args, cache, **environ):
+    path = os.pathsep.join(filter(None, [str(ROOT / "python"), os.environ.get("PYTHONPATH", "")]))
+    settings = {
+        "DJANGO_SETTINGS_MODULE": "project.settings",
+        "SHOP_CACHE": cache,
+        "PYTHONPATH": path,
+        **environ,
+    }
+    command = [sys.executable, "-W", "error", "manage.py", *args]
+    return subprocess.run(
+        command,
+        cwd=SHOP,
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("cache", ["dummy", "locmem", "tezkor"])
+def test_shop_passes_its_tests_with(cache):
+    run = manage("test", cache=cache)
+    assert run.returncode == 0, run.stderr
+    ran = re.search(r"Ran (\d+) tests", run.stderr)
+    assert ran, run.stderr
+    assert int(ran[1]) >= 20
+    assert ("skipped" in run.stderr) == (cache == "dummy"), run.stderr  # only DummyCache has anything to skip
+
+
+def test_models_have_their_migration():
+    run = manage("makemigrations", "--check", "--dry-run", cache="dummy")
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.skipif(
+    find_spec("bokeh_sampledata") is None, reason="scripts/requirements-demo.txt is not installed"
+)
+def test_the_real_films_load(tmp_path):
+    database = {"SHOP_DB": str(tmp_path / "films.sqlite3")}
+    assert manage("migrate", "-v0", cache="dummy", **database).returncode == 0
+    loaded = manage("load_films", "--limit", "200", cache="dummy", **database)
+    assert loaded.stdout.startswith("200 films, "), loaded.stderr
+    again = manage("load_films", cache="dummy", **database)
+    assert again.returncode == 1
+    assert "already has films" in again.stderr
