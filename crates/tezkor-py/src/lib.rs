@@ -1,9 +1,75 @@
 //! Python bindings of Tezkor: borrow, call, convert. No policy lives here.
+//!
+//! Read `cache.rs` first: the Python class. Below it `alias.rs` joins keys, decoded values and the engine; `codec/` turns
+//! Python objects into the engine's format and back; `values.rs` holds the rule of what may be shared between callers.
+
+mod alias;
+mod cache;
+mod codec;
+mod django;
+mod key;
+mod order;
+mod place;
+mod raw;
+mod report;
+mod scratch;
+mod timeout;
+mod types;
+mod values;
+
 use pyo3::prelude::*;
 
 #[pymodule]
 mod _native {
+    use pyo3::exceptions::PyValueError;
+    use pyo3::prelude::*;
+    use pyo3::types::PyBytes;
+
     #[pymodule_export]
     #[allow(non_upper_case_globals)]
     const __version__: &str = env!("CARGO_PKG_VERSION");
+
+    #[pymodule_export]
+    use crate::cache::Cache;
+    #[pymodule_export]
+    use crate::place::parse_location;
+
+    use crate::codec::{Format, Unreadable};
+
+    const FORMAT: Format = Format {
+        pickle: true,
+        compress: None,
+    };
+
+    /// A value as bytes: the number of the codec, then its payload. A number is never a counter here.
+    #[pyfunction]
+    #[pyo3(signature = (value, /))]
+    fn encode<'py>(value: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+        let encoded = FORMAT.encode(&value, Vec::new())?;
+        let mut bytes = vec![encoded.codec];
+        bytes.extend_from_slice(&encoded.bytes);
+        Ok(PyBytes::new(value.py(), &bytes))
+    }
+
+    /// The value of bytes that `encode` made. Raises ValueError for others.
+    #[pyfunction]
+    #[pyo3(signature = (data, /))]
+    fn decode<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+        let unreadable =
+            || PyValueError::new_err("the bytes are not a value that this version can read");
+        let (codec, payload) = data.split_first().ok_or_else(unreadable)?;
+        FORMAT
+            .decode(py, *codec, payload)
+            .map_err(|error| match error {
+                Unreadable::Miss => unreadable(),
+                Unreadable::Python(error) => error,
+            })
+    }
+
+    /// How many forks lie between the first process and this one.
+    #[pyfunction]
+    #[pyo3(signature = (/))]
+    fn forked() -> u64 {
+        tezkor::forks()
+    }
 }

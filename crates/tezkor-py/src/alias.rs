@@ -1,0 +1,436 @@
+//! One alias of the settings over the engine: decoded values first, then the store. Counters, timeouts and keys as Django
+//! means them. Knows no argument parsing (see [`crate::cache`]).
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyInt;
+use tezkor::decoded::{Decoded, Lookup};
+use tezkor::{
+    CODEC_COUNT, Cache as Engine, Found, Incr, Key, Space, Stamp, Timeout, Value, Written,
+};
+
+use crate::codec::{Format, Unreadable};
+use crate::key::{KeyRule, key_text};
+use crate::order::Order;
+use crate::scratch;
+use crate::timeout::is_expired;
+use crate::values::Held;
+
+/// How often an addition that is not a plain count is tried again when others change the value meanwhile.
+const ADDITIONS_MAX: usize = 10_000;
+
+/// The alias.
+pub struct Alias {
+    pub engine: Engine,
+    pub keys: KeyRule,
+    pub format: Format,
+    pub decoded: Decoded<Arc<Held>, Stamp>,
+    pub limit: Option<Limit>,
+    /// The space of the prefix, and the region that it was made for.
+    space: Mutex<(u64, Space)>,
+    /// `time.time`, for caches that follow Python's clock.
+    clock: Option<Py<PyAny>>,
+}
+
+/// MAX_ENTRIES and CULL_FREQUENCY.
+pub struct Limit {
+    pub max_entries: usize,
+    pub cull_frequency: usize,
+    pub order: Arc<Mutex<Order>>,
+}
+
+/// A value to write.
+enum Writable<'v> {
+    Count(i64),
+    Bytes { codec: u8, bytes: &'v [u8] },
+}
+
+impl Alias {
+    /// An alias over an open engine.
+    pub fn new(
+        engine: Engine,
+        keys: KeyRule,
+        format: Format,
+        decoded_bytes: usize,
+        limit: Option<Limit>,
+        clock: Option<Py<PyAny>>,
+    ) -> Self {
+        let space = (engine.region_id(), engine.space(keys.prefix().as_bytes()));
+        Self {
+            engine,
+            keys,
+            format,
+            decoded: Decoded::new(decoded_bytes),
+            limit,
+            space: Mutex::new(space),
+            clock,
+        }
+    }
+
+    /// The space of the prefix: another one after the region was replaced.
+    #[inline]
+    pub fn space(&self) -> Space {
+        let region = self.engine.region_id();
+        let mut known = self.space.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.0 != region {
+            *known = (region, self.engine.space(self.keys.prefix().as_bytes()));
+        }
+        known.1
+    }
+
+    /// Composes a full key into `full`, and turns the clock if the cache follows Python's.
+    #[inline]
+    pub fn compose(
+        &self,
+        key: &Bound<'_, PyAny>,
+        version: Option<&Bound<'_, PyAny>>,
+        full: &mut Vec<u8>,
+    ) -> PyResult<()> {
+        if let Some(clock) = &self.clock {
+            let seconds: f64 = clock.bind(key.py()).call0()?.extract()?;
+            self.engine.set_time((seconds * 1000.0) as u64);
+        }
+        self.keys.compose(key, version, full)
+    }
+
+    /// A key of the engine.
+    #[inline]
+    pub fn key<'k>(&self, space: Space, full: &'k [u8]) -> PyResult<Key<'k>> {
+        self.engine
+            .key(space, full)
+            .map_err(|error| PyValueError::new_err(error.to_string()))
+    }
+
+    /// The value of a key.
+    #[inline]
+    pub fn read<'py>(
+        &self,
+        py: Python<'py>,
+        key: &Key<'_>,
+        buffer: &mut tezkor::Buffer,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        match self.decoded.get(key.hash(), key.bytes(), |stamp| {
+            self.engine.is_current(key, stamp)
+        }) {
+            Lookup::Hit(held) => {
+                self.note(key);
+                return held.give(py).map(Some);
+            }
+            Lookup::Outdated(held) => drop(held),
+            Lookup::Absent => {}
+        }
+        let Some(found) = self.engine.get(key, buffer) else {
+            self.forget(key);
+            return Ok(None);
+        };
+        self.note(key);
+        if found.codec == CODEC_COUNT {
+            return Ok(Some(found.count.into_pyobject(py)?.into_any()));
+        }
+        self.decode(py, key, &found, buffer.bytes())
+    }
+
+    fn decode<'py>(
+        &self,
+        py: Python<'py>,
+        key: &Key<'_>,
+        found: &Found,
+        bytes: &[u8],
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let value = match self.format.decode(py, found.codec, bytes) {
+            Ok(value) => value,
+            Err(Unreadable::Miss) => return Ok(None),
+            Err(Unreadable::Python(error)) => return Err(error),
+        };
+        // What a pickle holds may be shared within it, or of any class: it is kept only where no copy is needed.
+        let held = if Format::is_pickle(found.codec) {
+            Held::shared(&value)?
+        } else {
+            Held::new(&value)?
+        };
+        let Some(held) = held else {
+            return Ok(Some(value));
+        };
+        let given = held.give(py)?;
+        self.keep(key, held, found.stamp);
+        Ok(Some(given))
+    }
+
+    fn keep(&self, key: &Key<'_>, held: Held, stamp: Stamp) {
+        let bytes = held.bytes;
+        drop(
+            self.decoded
+                .keep(key.hash(), key.bytes(), Arc::new(held), stamp, bytes),
+        );
+    }
+
+    /// Writes a value; whether it is stored, or rightly not (an expired one).
+    pub fn set(
+        &self,
+        key: &Key<'_>,
+        value: &Bound<'_, PyAny>,
+        timeout: Timeout,
+        write: &mut Vec<u8>,
+    ) -> PyResult<bool> {
+        let py = value.py();
+        self.encoded(value, write, |writable| {
+            self.make_room(key)?;
+            let written = self.engine.set(key, writable.value(), timeout);
+            self.written(py, key, value, &writable, written)
+        })
+    }
+
+    /// Writes a value where there is none.
+    pub fn add(
+        &self,
+        key: &Key<'_>,
+        value: &Bound<'_, PyAny>,
+        timeout: Timeout,
+        write: &mut Vec<u8>,
+    ) -> PyResult<bool> {
+        let py = value.py();
+        self.encoded(value, write, |writable| {
+            if self.limit.is_some() {
+                if self.engine.has(key) {
+                    return Ok(false);
+                }
+                self.make_room(key)?;
+            }
+            let written = self.engine.add(key, writable.value(), timeout);
+            if let Written::Held = written {
+                return Ok(false);
+            }
+            self.written(py, key, value, &writable, written)
+        })
+    }
+
+    fn encoded(
+        &self,
+        value: &Bound<'_, PyAny>,
+        write: &mut Vec<u8>,
+        store: impl FnOnce(Writable<'_>) -> PyResult<bool>,
+    ) -> PyResult<bool> {
+        if value.is_exact_instance_of::<PyInt>() {
+            if let Ok(count) = value.extract::<i64>() {
+                return store(Writable::Count(count));
+            }
+        }
+        let encoded = self.format.encode(value, std::mem::take(write))?;
+        let result = store(Writable::Bytes {
+            codec: encoded.codec,
+            bytes: &encoded.bytes,
+        });
+        *write = encoded.bytes;
+        result
+    }
+
+    fn written(
+        &self,
+        py: Python<'_>,
+        key: &Key<'_>,
+        value: &Bound<'_, PyAny>,
+        writable: &Writable<'_>,
+        written: Written,
+    ) -> PyResult<bool> {
+        match written {
+            Written::Stored(stamp) => {
+                self.note(key);
+                let held = match writable {
+                    Writable::Count(_) => None,
+                    Writable::Bytes { .. } => Held::shared(value)?,
+                };
+                match held {
+                    Some(held) => self.keep(key, held, stamp),
+                    None => drop(self.decoded.forget(key.hash(), key.bytes())),
+                }
+                Ok(true)
+            }
+            Written::Removed => {
+                self.forget(key);
+                drop(self.decoded.forget(key.hash(), key.bytes()));
+                Ok(true)
+            }
+            Written::Held | Written::Refused => {
+                self.forget(key);
+                drop(self.decoded.forget(key.hash(), key.bytes()));
+                py.check_signals()?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Changes when an entry expires; whether there is one.
+    pub fn touch(&self, key: &Key<'_>, timeout: Timeout) -> bool {
+        let found = self.engine.touch(key, timeout);
+        if !found || is_expired(timeout) {
+            self.forget(key);
+            drop(self.decoded.forget(key.hash(), key.bytes()));
+        }
+        found
+    }
+
+    /// Removes an entry; whether there was one.
+    pub fn delete(&self, key: &Key<'_>) -> bool {
+        let removed = self.engine.delete(key);
+        self.forget(key);
+        drop(self.decoded.forget(key.hash(), key.bytes()));
+        removed
+    }
+
+    /// Adds to a value and returns the sum; the entry's timeout stays. What is no plain count is read, added to by Python
+    /// and written back if nobody changed it meanwhile.
+    pub fn add_to<'py>(
+        &self,
+        key: &Key<'_>,
+        delta: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = delta.py();
+        if let (true, Ok(small)) = (is_plain_int(delta), delta.extract::<i64>()) {
+            match self.engine.incr(key, small) {
+                Incr::Value(sum) => {
+                    self.note(key);
+                    return Ok(sum.into_pyobject(py)?.into_any());
+                }
+                Incr::Missing => return Err(self.missing(py, key)),
+                Incr::NotACount => {}
+            }
+        }
+        let mut taken = scratch::take();
+        let scratch = &mut *taken;
+        for _ in 0..ADDITIONS_MAX {
+            let Some(found) = self.engine.get(key, &mut scratch.read) else {
+                return Err(self.missing(py, key));
+            };
+            let value = if found.codec == CODEC_COUNT {
+                found.count.into_pyobject(py)?.into_any()
+            } else {
+                match self.format.decode(py, found.codec, scratch.read.bytes()) {
+                    Ok(value) => value,
+                    Err(Unreadable::Miss) => return Err(self.missing(py, key)),
+                    Err(Unreadable::Python(error)) => return Err(error),
+                }
+            };
+            let sum = value.add(delta)?;
+            let mut stored = None;
+            self.encoded(&sum, &mut scratch.write, |writable| {
+                stored = Some(self.engine.set_if_unchanged(
+                    key,
+                    &found.stamp,
+                    writable.value(),
+                    Timeout::Keep,
+                ));
+                Ok(true)
+            })?;
+            if !matches!(stored, Some(Written::Held)) {
+                self.note(key);
+                drop(self.decoded.forget(key.hash(), key.bytes()));
+                return Ok(sum);
+            }
+            py.check_signals()?;
+        }
+        Err(self.missing(py, key))
+    }
+
+    /// Django's words, with the full key as its LocMemCache has it.
+    fn missing(&self, py: Python<'_>, key: &Key<'_>) -> PyErr {
+        self.forget(key);
+        match key_text(py, key.bytes()) {
+            Ok(text) => {
+                PyValueError::new_err(format!("Key '{}' not found", text.to_string_lossy_text()))
+            }
+            Err(error) => error,
+        }
+    }
+
+    /// Empties the location.
+    pub fn clear(&self) {
+        self.engine.clear(self.space());
+        self.forget_all();
+    }
+
+    /// Empties one prefix.
+    pub fn clear_prefix(&self) {
+        self.engine.clear_prefix(self.space());
+        drop(self.decoded.clear());
+    }
+
+    /// Notes for MAX_ENTRIES that all entries are gone, and drops the decoded ones.
+    fn forget_all(&self) {
+        if let Some(mut order) = self.order() {
+            order.clear();
+        }
+        drop(self.decoded.clear());
+    }
+
+    fn order(&self) -> Option<MutexGuard<'_, Order>> {
+        self.limit
+            .as_ref()
+            .map(|limit| limit.order.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    #[inline]
+    fn note(&self, key: &Key<'_>) {
+        if let Some(mut order) = self.order() {
+            order.note(key.bytes());
+        }
+    }
+
+    #[inline]
+    fn forget(&self, key: &Key<'_>) {
+        if let Some(mut order) = self.order() {
+            order.forget(key.bytes());
+        }
+    }
+
+    /// Before a write, what MAX_ENTRIES asks to leave.
+    fn make_room(&self, key: &Key<'_>) -> PyResult<()> {
+        let Some(limit) = &self.limit else {
+            return Ok(());
+        };
+        let Some(leaving) = self
+            .order()
+            .map(|mut order| order.cull(limit.max_entries, limit.cull_frequency))
+        else {
+            return Ok(());
+        };
+        match leaving {
+            None => self.clear(),
+            Some(leaving) => {
+                for full in leaving {
+                    let key = self.key(key.space(), &full)?;
+                    self.engine.delete(&key);
+                    drop(self.decoded.forget(key.hash(), key.bytes()));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Writable<'_> {
+    fn value(&self) -> Value<'_> {
+        match *self {
+            Writable::Count(count) => Value::Count(count),
+            Writable::Bytes { codec, bytes } => Value::Bytes { codec, bytes },
+        }
+    }
+}
+
+/// An int or a bool; classes of their own may add in a way of their own.
+fn is_plain_int(delta: &Bound<'_, PyAny>) -> bool {
+    delta.is_exact_instance_of::<PyInt>() || delta.is_exact_instance_of::<pyo3::types::PyBool>()
+}
+
+trait LossyText {
+    fn to_string_lossy_text(&self) -> String;
+}
+
+impl LossyText for Bound<'_, PyAny> {
+    fn to_string_lossy_text(&self) -> String {
+        self.cast::<pyo3::types::PyString>()
+            .map(|text| text.to_string_lossy().into_owned())
+            .unwrap_or_default()
+    }
+}

@@ -1,0 +1,182 @@
+//! From the user's key to the full key: `prefix:version:key`, as Django's default key function composes it, or whatever
+//! the alias's own key function says. No Python string is built on the usual way.
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyInt, PyString};
+
+use crate::codec::surrogates;
+
+/// memcached refuses longer keys; Django warns of them on all backends.
+const LENGTH_MAX: usize = 250;
+
+/// How keys of an alias are made.
+pub struct KeyRule {
+    prefix: String,
+    version: Py<PyAny>,
+    /// `prefix:version:` of the alias's own version.
+    head: Vec<u8>,
+    function: Option<Py<PyAny>>,
+    validate: Option<Py<PyAny>>,
+}
+
+impl KeyRule {
+    /// The rule of an alias.
+    pub fn new(
+        prefix: String,
+        version: &Bound<'_, PyAny>,
+        function: Option<Py<PyAny>>,
+        validate: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let mut rule = Self {
+            prefix,
+            version: version.clone().unbind(),
+            head: Vec::new(),
+            function,
+            validate,
+        };
+        let mut head = Vec::new();
+        rule.push_head(Some(version), &mut head)?;
+        rule.head = head;
+        Ok(rule)
+    }
+
+    /// The alias's prefix.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Whether a full key can be taken apart again.
+    pub fn is_default(&self) -> bool {
+        self.function.is_none()
+    }
+
+    /// What all full keys of a version start with.
+    pub fn head(&self, version: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<u8>> {
+        let mut head = Vec::new();
+        self.push_head(version, &mut head)?;
+        Ok(head)
+    }
+
+    /// Composes the full key and has it checked when it looks as if memcached would refuse it.
+    #[inline]
+    pub fn compose(
+        &self,
+        key: &Bound<'_, PyAny>,
+        version: Option<&Bound<'_, PyAny>>,
+        full: &mut Vec<u8>,
+    ) -> PyResult<()> {
+        full.clear();
+        match &self.function {
+            None => {
+                self.push_head(version, full)?;
+                push_text(key, full)?;
+            }
+            Some(function) => {
+                let py = key.py();
+                let version = version.unwrap_or_else(|| self.version.bind(py));
+                let made = function.bind(py).call1((key, &self.prefix, version))?;
+                let made = made.cast::<PyString>().map_err(|_| {
+                    PyTypeError::new_err(
+                        "KEY_FUNCTION must return a str; make it return one for every key",
+                    )
+                })?;
+                push_text(made, full)?;
+            }
+        }
+        let suspicious = full.iter().fold(full.len() > LENGTH_MAX, |found, byte| {
+            found | (*byte < 33) | (*byte == 127)
+        });
+        if suspicious {
+            self.validate(key.py(), full)
+        } else {
+            Ok(())
+        }
+    }
+
+    #[cold]
+    fn validate(&self, py: Python<'_>, full: &[u8]) -> PyResult<()> {
+        if let Some(validate) = &self.validate {
+            validate.bind(py).call1((key_text(py, full)?,))?;
+        }
+        Ok(())
+    }
+
+    fn push_head(&self, version: Option<&Bound<'_, PyAny>>, full: &mut Vec<u8>) -> PyResult<()> {
+        match version {
+            None => full.extend_from_slice(&self.head),
+            Some(version) => {
+                full.extend_from_slice(self.prefix.as_bytes());
+                full.push(b':');
+                push_text(version, full)?;
+                full.push(b':');
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Appends an object as `%s` formats it.
+#[inline]
+fn push_text(object: &Bound<'_, PyAny>, full: &mut Vec<u8>) -> PyResult<()> {
+    if object.is_exact_instance_of::<PyString>() {
+        return push_str(object.cast::<PyString>()?, full);
+    }
+    if object.is_exact_instance_of::<PyInt>() {
+        if let Ok(number) = object.extract::<i64>() {
+            let mut digits = [0; 20];
+            full.extend_from_slice(decimal(number, &mut digits));
+            return Ok(());
+        }
+    }
+    push_str(&object.str()?, full)
+}
+
+#[inline]
+fn push_str(text: &Bound<'_, PyString>, full: &mut Vec<u8>) -> PyResult<()> {
+    match text.to_str() {
+        Ok(text) => full.extend_from_slice(text.as_bytes()),
+        Err(_) => full.extend_from_slice(surrogates(text)?.as_bytes()),
+    }
+    Ok(())
+}
+
+fn decimal(number: i64, digits: &mut [u8; 20]) -> &[u8] {
+    let mut rest = number.unsigned_abs();
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    if number < 0 {
+        start -= 1;
+        digits[start] = b'-';
+    }
+    &digits[start..]
+}
+
+/// The text of a full key.
+pub fn key_text<'py>(py: Python<'py>, full: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    match PyString::from_bytes(py, full) {
+        Ok(text) => Ok(text.into_any()),
+        Err(_) => {
+            pyo3::types::PyBytes::new(py, full).call_method1("decode", ("utf-8", "surrogatepass"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_as_python_writes_them() {
+        for number in [0, 1, -1, 10, i64::MAX, i64::MIN] {
+            assert_eq!(decimal(number, &mut [0; 20]), number.to_string().as_bytes());
+        }
+    }
+}

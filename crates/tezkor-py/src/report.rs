@@ -1,0 +1,144 @@
+//! What is told to people: the story of a key, statistics, events; as Python dicts.
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use tezkor::codec::{CODEC_COUNT, CODEC_MASK, CODEC_PICKLE, CODEC_TAGGED, FLAG_LZ4, FLAG_ZSTD};
+use tezkor::decoded::Lookup;
+use tezkor::{Level, Missing};
+
+use crate::alias::Alias;
+use crate::key::key_text;
+
+/// How many other full keys with the same user's key are named.
+const ELSEWHERE_MAX: usize = 10;
+
+/// Where a key is, since when, until when, what it is and who wrote it; or why it is not there.
+pub fn explain<'py>(
+    py: Python<'py>,
+    alias: &Alias,
+    full: &[u8],
+    user_key: &str,
+) -> PyResult<Bound<'py, PyDict>> {
+    let key = alias.key(alias.space(), full)?;
+    let story = alias.engine.explain(&key);
+    let answer = PyDict::new(py);
+    answer.set_item("key", key_text(py, full)?)?;
+    answer.set_item("found", story.missing.is_none())?;
+    answer.set_item("store", story.store)?;
+    if let Some(missing) = story.missing {
+        let reason = match missing {
+            Missing::NeverSet => "never set, or long forgotten",
+            Missing::Expired => "expired",
+            Missing::Evicted => "evicted for want of room",
+            Missing::Deleted => "deleted",
+            Missing::Invalidated => "its location, prefix or a tag was cleared",
+        };
+        answer.set_item("reason", reason)?;
+        answer.set_item("elsewhere", elsewhere(py, alias, full, user_key)?)?;
+        return Ok(answer);
+    }
+    let seconds = |ms: Option<u64>| ms.map(|ms| ms as f64 / 1000.0);
+    answer.set_item("created", seconds(story.created_unix_ms))?;
+    answer.set_item("expires", seconds(story.expires_unix_ms))?;
+    answer.set_item("size_bytes", story.size_bytes)?;
+    answer.set_item("codec", story.codec.map(codec_name))?;
+    answer.set_item("compressed", story.codec.and_then(compression_name))?;
+    let tags: Vec<String> = story
+        .tags
+        .iter()
+        .map(|tag| String::from_utf8_lossy(tag).into_owned())
+        .collect();
+    answer.set_item("tags", tags)?;
+    answer.set_item("frequency", story.frequency)?;
+    answer.set_item("queue", story.queue)?;
+    answer.set_item("worker", story.worker)?;
+    answer.set_item("pid", story.pid)?;
+    let is_decoded = match alias.decoded.get(key.hash(), full, |_| true) {
+        Lookup::Hit(_) => true,
+        Lookup::Outdated(_) | Lookup::Absent => false,
+    };
+    answer.set_item("decoded_here", is_decoded)?;
+    Ok(answer)
+}
+
+fn codec_name(codec: u8) -> &'static str {
+    match codec & CODEC_MASK {
+        CODEC_COUNT => "count",
+        CODEC_TAGGED => "tagged",
+        CODEC_PICKLE => "pickle",
+        _ => "unknown",
+    }
+}
+
+fn compression_name(codec: u8) -> Option<&'static str> {
+    match codec & !CODEC_MASK {
+        FLAG_LZ4 => Some("lz4"),
+        FLAG_ZSTD => Some("zstd"),
+        _ => None,
+    }
+}
+
+/// The same user's key under another version of this prefix.
+fn elsewhere(
+    py: Python<'_>,
+    alias: &Alias,
+    full: &[u8],
+    user_key: &str,
+) -> PyResult<Vec<Py<PyAny>>> {
+    let tail = format!(":{user_key}");
+    let mut found: Vec<Vec<u8>> = Vec::new();
+    alias.engine.scan(alias.space(), &mut |other| {
+        if other != full && other.ends_with(tail.as_bytes()) {
+            found.push(other.to_vec());
+        }
+        found.len() < ELSEWHERE_MAX
+    });
+    found
+        .iter()
+        .map(|other| key_text(py, other).map(Bound::unbind))
+        .collect()
+}
+
+/// Sizes, and counters of all processes.
+pub fn stats<'py>(py: Python<'py>, alias: &Alias) -> PyResult<Bound<'py, PyDict>> {
+    let stats = alias.engine.stats();
+    let answer = PyDict::new(py);
+    answer.set_item("store", stats.store)?;
+    for (name, value) in [
+        ("region_bytes", stats.region_bytes),
+        ("segment_bytes", stats.segment_bytes),
+        ("segments", stats.segments),
+        ("segments_untouched", stats.segments_untouched),
+        ("segments_free", stats.segments_free),
+        ("segments_open", stats.segments_open),
+        ("segments_evicting", stats.segments_evicting),
+        ("segments_unavailable", stats.segments_unavailable),
+        ("largest_value_bytes", stats.largest_value_bytes),
+        ("workers", stats.workers),
+        ("entries", stats.entries),
+        ("payload_bytes", stats.payload_bytes),
+        ("key_bytes", stats.key_bytes),
+        ("decoded_bytes", alias.decoded.bytes() as u64),
+        ("decoded_entries", alias.decoded.count() as u64),
+    ] {
+        answer.set_item(name, value)?;
+    }
+    for (name, value) in stats.counters {
+        answer.set_item(name, value)?;
+    }
+    Ok(answer)
+}
+
+/// What happened since this was asked last.
+pub fn events(alias: &Alias) -> Vec<(&'static str, String)> {
+    let level = |level| match level {
+        Level::Warning => "warning",
+        Level::Error => "error",
+    };
+    alias
+        .engine
+        .take_events()
+        .into_iter()
+        .map(|event| (level(event.level), event.text))
+        .collect()
+}

@@ -1,0 +1,93 @@
+//! Timeouts as Django's callers give them.
+
+use std::time::Duration;
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::PyInt;
+use tezkor::Timeout;
+
+/// Longer than any machine runs; what is given beyond is for ever.
+const SECONDS_MAX: f64 = 1e12;
+
+/// The argument of a method: given or not. `None` is a timeout, so that it cannot stand for "not given".
+pub enum Given<'py> {
+    /// Not given.
+    No,
+    /// Given.
+    Yes(Bound<'py, PyAny>),
+}
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Given<'py> {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        Ok(Self::Yes(object.to_owned()))
+    }
+}
+
+/// Reads a number of seconds, or `None` for ever. Zero and less expire at once.
+pub fn read_timeout(seconds: &Bound<'_, PyAny>) -> PyResult<Timeout> {
+    if seconds.is_none() {
+        return Ok(Timeout::Never);
+    }
+    let number = match seconds.extract::<f64>() {
+        Ok(number) => number,
+        // An integer that no float can hold.
+        Err(_) if seconds.is_instance_of::<PyInt>() => {
+            return Ok(if seconds.gt(0)? {
+                Timeout::Never
+            } else {
+                EXPIRED
+            });
+        }
+        Err(_) => {
+            return Err(PyTypeError::new_err(format!(
+                "timeout must be a number of seconds, or None for ever, not {}",
+                seconds.get_type().name()?
+            )));
+        }
+    };
+    Ok(timeout_of(number))
+}
+
+const EXPIRED: Timeout = Timeout::After(Duration::ZERO);
+
+/// Seconds to the millisecond, upwards: half a millisecond is not nothing.
+fn timeout_of(seconds: f64) -> Timeout {
+    if seconds <= 0.0 {
+        EXPIRED
+    } else if seconds < SECONDS_MAX {
+        Timeout::After(Duration::from_millis((seconds * 1000.0).ceil() as u64))
+    } else {
+        Timeout::Never
+    }
+}
+
+/// Whether it expires at once.
+pub fn is_expired(timeout: Timeout) -> bool {
+    timeout == EXPIRED
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_are_kept_to_the_millisecond() {
+        for (seconds, timeout) in [
+            (1.0, Timeout::After(Duration::from_secs(1))),
+            (0.5, Timeout::After(Duration::from_millis(500))),
+            (0.0001, Timeout::After(Duration::from_millis(1))),
+            (0.0, EXPIRED),
+            (-0.0, EXPIRED),
+            (-3.0, EXPIRED),
+            (f64::NEG_INFINITY, EXPIRED),
+            (f64::INFINITY, Timeout::Never),
+            (f64::NAN, Timeout::Never),
+            (1e300, Timeout::Never),
+        ] {
+            assert_eq!(timeout_of(seconds), timeout, "{seconds}");
+        }
+    }
+}
