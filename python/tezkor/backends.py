@@ -1,0 +1,297 @@
+"""Django's cache backends on the native engine: ``BACKEND = "tezkor.backends.TezkorCache"`` and the drop-ins.
+
+Django makes an instance per thread and per asyncio task, so an instance is nothing but a dictionary of bound native
+methods, copied from a table of the process; the store behind it is opened once per settings and never closed.
+
+    cache.get("k")  ->  TezkorCache.get  ->  native get, found in the instance's __dict__
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from django.apps import apps
+from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache, default_key_func
+from django.core.cache.backends.dummy import DummyCache as DjangoDummyCache
+from django.core.exceptions import ImproperlyConfigured
+
+from tezkor import _native, checks, isolation, options
+from tezkor.twins import AsyncTwins
+
+__all__ = ["DummyCache", "FileBasedCache", "LocMemCache", "TezkorCache"]
+
+logger = logging.getLogger("tezkor")
+
+KEY_METHODS = ("make_key", "validate_key", "make_and_validate_key")
+# Attributes that decide what a key or a timeout means: an instance on which one changes gets another native cache.
+DECIDING = {
+    "key_prefix",
+    "version",
+    "key_func",
+    "default_timeout",
+    "_max_entries",
+    "_cull_frequency",
+    *KEY_METHODS,
+}
+# The tables are emptied when they grow past this: settings are few, but attributes may follow the request.
+TABLE_LIMIT = 512
+_instances: dict[tuple[Any, ...], tuple[Any, dict[str, Any]]] = {}
+_natives: dict[tuple[Any, ...], Any] = {}
+_stores: dict[str, Any] = {}  # one native cache for each LOCATION that this process opened
+_said: set[str] = set()
+
+# BaseCache's own warnings; it does not look at the instance. The native cache calls this for suspicious keys only.
+_warn_about_key = partial(BaseCache.validate_key, None)
+
+
+class TezkorCache(AsyncTwins):
+    """One cache for all processes of the project on this machine."""
+
+    to_url: Callable[[Any], str] = staticmethod(options.region_url)
+    # Whether MAX_ENTRIES and CULL_FREQUENCY bound this backend, exactly as Django's; the others are bounded in bytes.
+    bounded_by_entries = False
+    is_folder = False
+
+    _get: Callable[..., Any]
+    _get_many: Callable[..., dict[Any, Any]]
+    _set: Callable[..., None]
+    _set_many: Callable[..., list[Any]]
+    _add: Callable[..., bool]
+    _touch: Callable[..., bool]
+    _delete: Callable[..., bool]
+    _delete_many: Callable[..., None]
+    _has_key: Callable[..., bool]
+    _incr: Callable[..., Any]
+    _clear: Callable[..., None]
+    _clear_prefix: Callable[..., None]
+    _keys: Callable[..., list[str]]
+    _explain: Callable[..., dict[str, Any]]
+    _stats: Callable[..., dict[str, Any]]
+    _location: Callable[..., str]
+
+    def __init__(self, location: Any, params: Mapping[str, Any]) -> None:
+        # What an option holds may be unhashable. The table keeps the params alive, so that no address in a text is
+        # used again for something else.
+        key = (type(self), isolation.under_test_runner(), repr(location), repr(params))
+        known = _instances.get(key)
+        if known is None:
+            if len(_instances) >= TABLE_LIMIT:
+                _instances.clear()
+            known = _instances[key] = (params, self._first(location, params))
+        self.__dict__.update(known[1])
+        if self._has_own_keys:
+            self._bind()
+
+    def get(self, key: Any, default: Any = None, version: Any = None) -> Any:
+        return self._get(key, default, version)
+
+    def get_many(self, keys: Iterable[Any], version: Any = None) -> dict[Any, Any]:
+        return self._get_many(keys, version)
+
+    def set(self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> None:
+        return self._set(key, value, timeout, version)
+
+    def set_many(
+        self, data: Mapping[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: Any = None
+    ) -> list[Any]:
+        return self._set_many(data, timeout, version)
+
+    def add(self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> bool:
+        return self._add(key, value, timeout, version)
+
+    def touch(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> bool:
+        return self._touch(key, timeout, version)
+
+    def delete(self, key: Any, version: Any = None) -> bool:
+        return self._delete(key, version)
+
+    def delete_many(self, keys: Iterable[Any], version: Any = None) -> None:
+        return self._delete_many(keys, version)
+
+    def has_key(self, key: Any, version: Any = None) -> bool:
+        return self._has_key(key, version)
+
+    def incr(self, key: Any, delta: Any = 1, version: Any = None) -> Any:
+        """Add to a number and keep its time to live; atomic between processes."""
+        return self._incr(key, delta, version)
+
+    def clear(self) -> None:
+        """Empty the LOCATION: all prefixes and versions, all aliases that share it, all processes."""
+        return self._clear()
+
+    def close(self, **kwargs: Any) -> None:
+        """Django calls this after each request; mappings and decoded values stay as they are."""
+
+    def clear_prefix(self) -> None:
+        """Remove what this alias's KEY_PREFIX owns in the LOCATION, in all versions."""
+        return self._clear_prefix()
+
+    def keys(self, version: Any = None) -> list[str]:
+        """The keys of this prefix and version, as they were given to ``set``; reads the whole LOCATION."""
+        return self._keys(version)
+
+    def explain(self, key: Any, version: Any = None) -> dict[str, Any]:
+        """Where the key is, since when, until when, its size and writer; or why it is not there."""
+        return self._explain(key, version)
+
+    def stats(self) -> dict[str, Any]:
+        """What all processes did with the LOCATION, and how full it is."""
+        return self._stats()
+
+    @property
+    def location(self) -> str:
+        """The LOCATION as a URL."""
+        return self._location()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in DECIDING:
+            self._bind()
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        if name in DECIDING:
+            self._bind()
+
+    @classmethod
+    def read(cls, location: Any, params: Mapping[str, Any]) -> options.Plan:
+        """What these settings mean, and what is wrong about them; opens nothing."""
+        return options.plan(cls.to_url, location, params)
+
+    def _first(self, location: Any, params: Mapping[str, Any]) -> dict[str, Any]:
+        """What every instance with these settings starts from."""
+        plan = self.read(location, params)
+        base = dict.fromkeys(("default_timeout", "key_prefix", "version", "key_func"))
+        if not plan.mistakes:
+            base = BaseCache(params).__dict__
+        given = {*params, *(params.get("OPTIONS") or ())}
+        cls = type(self)
+        self.__dict__.update(
+            base,
+            _plan=plan,
+            _settings=(location, params),
+            _is_bounded=self.bounded_by_entries and bool(given & {"MAX_ENTRIES", "max_entries"}),
+            _has_own_keys=any(getattr(cls, name) is not getattr(BaseCache, name) for name in KEY_METHODS),
+        )
+        self._bind()
+        return self.__dict__.copy()
+
+    def _bind(self) -> None:
+        """Puts the native methods that fit the attributes of this instance in place."""
+        mine = self.__dict__
+        plan: options.Plan = mine["_plan"]
+        if not plan.mistakes:
+            try:
+                native = self._native()
+            except (TypeError, ValueError) as error:
+                plan.wrong("tezkor.E001", "['LOCATION']", f"cannot be opened: {error}", options.LOCATION_HINT)
+        if plan.mistakes:
+            refuse = partial(_refuse, plan, *mine["_settings"])
+            mine.update({f"_{name}": refuse for name in NATIVE_METHODS})
+            if not (apps.ready and apps.is_installed("tezkor")):
+                refuse()  # nobody runs our checks
+            return
+        mine["_near"] = native.is_near()
+        mine.update({f"_{name}": getattr(native, name) for name in NATIVE_METHODS})
+
+    def _native(self) -> Any:
+        mine = self.__dict__
+        arguments = {
+            **mine["_plan"].arguments,
+            "prefix": str(self.key_prefix),
+            "timeout": self.default_timeout,
+        }
+        if mine["_is_bounded"]:
+            arguments.update(max_entries=max(self._max_entries, 0), cull_frequency=self._cull_frequency)
+        if mine["_has_own_keys"] or not mine.keys().isdisjoint(KEY_METHODS):
+            arguments.update(version=self.version, key_function=_asking(weakref.ref(self)))
+            return _open(mine["_plan"].url, arguments)
+        arguments.update(version=self.version, validate_key=_warn_about_key)
+        if self.key_func is not default_key_func:
+            arguments["key_function"] = self.key_func
+        key = (mine["_plan"].url, type(self.version), *arguments.items())
+        native = _natives.get(key)
+        if native is None:
+            if len(_natives) >= TABLE_LIMIT:
+                _natives.clear()
+            native = _natives[key] = _open(mine["_plan"].url, arguments)
+        return native
+
+
+NATIVE_METHODS = tuple(name[1:] for name in TezkorCache.__annotations__ if name[0] == "_")
+
+
+class LocMemCache(TezkorCache):
+    """Django's LocMemCache: private to the process. MAX_ENTRIES is kept exactly when it is given."""
+
+    to_url = staticmethod(options.memory_url)
+    bounded_by_entries = True
+
+
+class FileBasedCache(TezkorCache):
+    """Django's FileBasedCache: LOCATION is a folder, and what is in it survives a reboot."""
+
+    to_url = staticmethod(options.file_url)
+    is_folder = True
+
+
+class DummyCache(AsyncTwins, DjangoDummyCache):  # type: ignore[misc]
+    """Django's DummyCache, inline in async code too. It checks keys, and ignores LOCATION and OPTIONS."""
+
+    location = "dummy://"
+
+    def clear_prefix(self) -> None:
+        pass
+
+    def keys(self, version: Any = None) -> list[str]:
+        return []
+
+    def explain(self, key: Any, version: Any = None) -> dict[str, Any]:
+        return {"key": self.make_and_validate_key(key, version=version), "found": False, "reason": "dummy"}
+
+    def stats(self) -> dict[str, Any]:
+        return {}
+
+
+checks.register()
+
+
+def clear_opened() -> None:
+    """Empties every LOCATION that this process has opened: what tests do between each other."""
+    for native in list(_stores.values()):
+        native.clear()
+
+
+def _open(url: str, arguments: Mapping[str, Any]) -> Any:
+    native = _native.Cache(url, default_timeout=DEFAULT_TIMEOUT, **arguments)
+    _stores.setdefault(native.location(), native)
+    for level, message in native.events():
+        if message not in _said:
+            _said.add(message)
+            logger.log(getattr(logging, level.upper(), logging.WARNING), message)
+    return native
+
+
+def _asking(reference: weakref.ref[TezkorCache]) -> Callable[[Any, str, Any], str]:
+    """A key function that asks the instance, for classes that make or check keys in their own way.
+
+    It holds no reference to the instance, which holds the native cache that holds this.
+    """
+
+    def key_function(key: Any, prefix: str, version: Any) -> str:
+        instance = reference()
+        if instance is None:
+            raise ReferenceError("this cache is gone; keep the cache, not only its methods")
+        full: str = instance.make_and_validate_key(key, version=version)
+        return full
+
+    return key_function
+
+
+def _refuse(plan: options.Plan, location: Any, params: Mapping[str, Any], *args: Any) -> Any:
+    alias = options.alias_of(location, params)
+    raise ImproperlyConfigured("\n".join(mistake.sentence(alias) for mistake in plan.mistakes))

@@ -1,0 +1,137 @@
+"""System checks of the aliases in ``CACHES`` that use Tezkor. Each message says what to write instead."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Info, Tags, Warning
+from django.core.checks import register as django_register
+from django.utils.module_loading import import_string
+
+ENTRY = {"BACKEND", "LOCATION", "TIMEOUT", "OPTIONS", "KEY_PREFIX", "VERSION", "KEY_FUNCTION"}
+
+
+def register() -> None:
+    django_register(check_settings, Tags.caches)
+    django_register(check_folders_not_exposed, Tags.caches, deploy=True)
+
+
+def _aliases() -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Alias, backend class and entry of each alias that uses Tezkor."""
+    from tezkor.backends import TezkorCache
+
+    for alias, entry in settings.CACHES.items():
+        try:
+            backend = import_string(entry.get("BACKEND", ""))
+        except ImportError:
+            continue  # Django says so at the first use
+        if isinstance(backend, type) and issubclass(backend, TezkorCache):
+            yield alias, backend, entry
+
+
+def _params(entry: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if name not in ("BACKEND", "LOCATION")}
+
+
+def check_settings(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    return [message for alias, backend, entry in _aliases() for message in _check(alias, backend, entry)]
+
+
+def _check(alias: str, backend: Any, entry: dict[str, Any]) -> Iterator[CheckMessage]:
+    location = entry.get("LOCATION", "")
+    for mistake in backend.read(location, _params(entry)).mistakes:
+        yield Error(f"CACHES[{alias!r}]{mistake.where} {mistake.text}.", hint=mistake.hint, id=mistake.id)
+    yield from _check_names(alias, entry)
+    timeout = entry.get("TIMEOUT", 300)
+    if timeout is not None and not _is_number(timeout):
+        yield Warning(
+            f"CACHES[{alias!r}]['TIMEOUT'] is {timeout!r}; Django takes 300 seconds instead.",
+            hint="Write a number of seconds, or None for entries that never expire.",
+            id="tezkor.W004",
+        )
+    yield from _check_entries(alias, backend, entry)
+    if backend.is_folder and location and not Path(location).is_absolute():
+        yield Warning(
+            f"CACHES[{alias!r}]['LOCATION'] is the relative path {str(location)!r}.",
+            hint="Write an absolute path: processes that start elsewhere would use another folder.",
+            id="tezkor.W003",
+        )
+
+
+def _check_names(alias: str, entry: dict[str, Any]) -> Iterator[CheckMessage]:
+    """Django ignores a misspelt name, and so would everybody."""
+    for name in entry.keys() - ENTRY:
+        near = difflib.get_close_matches(str(name).upper(), ENTRY, 1, 0.7)
+        if near:
+            yield Warning(
+                f"CACHES[{alias!r}][{name!r}] is not a setting of a cache.",
+                hint=f"Did you mean {near[0]!r}?",
+                id="tezkor.W001",
+            )
+
+
+def _check_entries(alias: str, backend: Any, entry: dict[str, Any]) -> Iterator[CheckMessage]:
+    names = [name for name in ("MAX_ENTRIES", "CULL_FREQUENCY") if name in (entry.get("OPTIONS") or {})]
+    if names and not backend.bounded_by_entries:
+        yield Info(
+            f"CACHES[{alias!r}]['OPTIONS']: {' and '.join(names)} has no effect with {backend.__name__}, "
+            "which is bounded in bytes and removes what is used least.",
+            hint="Remove it, and write SIZE if the default of 128MiB is not what you want.",
+            id="tezkor.I001",
+        )
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        int(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def check_folders_not_exposed(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    """What Django's caches.W002 says of its own FileBasedCache."""
+    return [
+        Warning(
+            f"CACHES[{alias!r}]['LOCATION'] {relation} {name}: the web server may hand out what is cached.",
+            hint="Choose a folder that is not served.",
+            id="tezkor.W002",
+        )
+        for alias, folder in _folders()
+        for name, served in _served()
+        if (relation := _relation(folder, served))
+    ]
+
+
+def _folders() -> Iterator[tuple[str, Path]]:
+    from tezkor import _native
+
+    for alias, backend, entry in _aliases():
+        try:
+            path = _native.parse_location(backend.to_url(entry.get("LOCATION", "")))["path"]
+        except (TypeError, ValueError):
+            continue
+        if path:
+            yield alias, Path(path).resolve()
+
+
+def _served() -> Iterator[tuple[str, Path]]:
+    for name in ("MEDIA_ROOT", "STATIC_ROOT"):
+        if folder := getattr(settings, name, None):
+            yield name, Path(folder).resolve()
+    for folder in getattr(settings, "STATICFILES_DIRS", None) or ():
+        if isinstance(folder, (list, tuple)):
+            folder = folder[1]
+        yield "STATICFILES_DIRS", Path(folder).resolve()
+
+
+def _relation(folder: Path, served: Path) -> str:
+    if folder == served:
+        return "matches"
+    if served in folder.parents:
+        return "is inside"
+    return "contains" if folder in served.parents else ""

@@ -1,0 +1,237 @@
+"""From one entry of ``CACHES`` to the arguments of the native cache, or to the list of what is wrong with it.
+
+It never opens a store: the system checks read the settings through it, and so do the backends.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from django.core.cache.backends.base import get_key_func
+
+from tezkor import _native, isolation
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One wrong setting: where it is in ``CACHES[alias]``, what is wrong, and what to write instead."""
+
+    id: str
+    where: str
+    text: str
+    hint: str
+
+    def sentence(self, alias: str) -> str:
+        return f"CACHES[{alias!r}]{self.where} {self.text}. {self.hint}"
+
+
+@dataclass
+class Plan:
+    """What is fixed about a native cache once its settings are read; ``url`` is the LOCATION it opens."""
+
+    url: str = ""
+    is_private: bool = False
+    arguments: dict[str, Any] = field(default_factory=dict)
+    mistakes: list[Mistake] = field(default_factory=list)
+
+    def wrong(self, id: str, where: str, text: str, hint: str) -> None:
+        self.mistakes.append(Mistake(id, where, text, hint))
+
+
+def plan(to_url: Callable[[Any], str], location: Any, params: Mapping[str, Any]) -> Plan:
+    """Reads LOCATION and OPTIONS of one alias. ``to_url`` is the backend's reading of LOCATION."""
+    result = Plan()
+    options = _options(result, params)
+    test = options.pop("TEST", {})
+    region = options.pop("REGION", None)
+    size_bytes = options.pop("SIZE", None)
+    result.arguments = {ARGUMENTS[name]: value for name, value in options.items() if name in ARGUMENTS}
+    try:
+        url = to_url(location)
+        parsed = _native.parse_location(url)
+    except (TypeError, ValueError) as error:
+        text, hint = error.args if len(error.args) == 2 else (f"is {location!r}: {error}", LOCATION_HINT)
+        result.wrong("tezkor.E001", "['LOCATION']", text, hint)
+        return result
+    if parsed["size_bytes"] is not None:
+        if size_bytes not in (None, parsed["size_bytes"]):
+            result.wrong(
+                "tezkor.E002",
+                "['OPTIONS']['SIZE']",
+                f"is {size_bytes} bytes, but LOCATION says {parsed['size_bytes']}",
+                "Keep one of the two.",
+            )
+        size_bytes = parsed["size_bytes"]
+    if size_bytes is not None:
+        result.arguments["size_bytes"] = size_bytes
+    _key_function(result, params)
+    result.is_private = isolation.under_test_runner() and not test.get("SHARED", False)
+    if result.is_private:
+        result.url = "memory://" + private_name(url)
+        result.arguments["clock"] = "python"
+    else:
+        result.url = url
+        result.arguments["region"] = region or isolation.own_region()
+    return result
+
+
+LOCATION_HINT = (
+    "Write '' for the project's own region, 'shared://name', 'memory://name' or 'file:///absolute/folder', "
+    "each with ?size=128MiB if you like."
+)
+
+
+def private_name(url: str) -> str:
+    """The name of the private memory that stands for a LOCATION: one for each, in letters that fit."""
+    place = url.partition("?")[0].removeprefix("memory://")
+    return quote(place, safe="").replace("%", "=") if place not in ("", "shared://") else "own"
+
+
+def _options(result: Plan, params: Mapping[str, Any]) -> dict[str, Any]:
+    given = params.get("OPTIONS") or {}
+    if not isinstance(given, Mapping):
+        result.wrong(
+            "tezkor.E003", "['OPTIONS']", f"is {given!r}, not a dictionary", "Write OPTIONS = {...}."
+        )
+        return {}
+    read = {}
+    for name, value in given.items():
+        where = f"['OPTIONS'][{name!r}]"
+        if name not in READERS:
+            result.wrong("tezkor.E003", where, "is not an option of this backend", _nearest(str(name)))
+            continue
+        try:
+            read[name] = READERS[name](value)
+        except ValueError as error:
+            result.wrong("tezkor.E002", where, f"is {value!r}", str(error))
+    return read
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name.upper(), READERS, 1, 0.5)
+    everything = ", ".join(sorted(READERS))
+    return (
+        f"Did you mean {near[0]!r}? There are {everything}."
+        if near
+        else f"Remove it. There are {everything}."
+    )
+
+
+def _key_function(result: Plan, params: Mapping[str, Any]) -> None:
+    try:
+        get_key_func(params.get("KEY_FUNCTION"))
+    except (ImportError, AttributeError, ValueError) as error:
+        result.wrong(
+            "tezkor.E004",
+            "['KEY_FUNCTION']",
+            f"is {params.get('KEY_FUNCTION')!r}: {error}",
+            "Write a function, or the dotted path of one, that takes (key, key_prefix, version).",
+        )
+
+
+def _size(value: Any) -> int:
+    hint = "Write a number of bytes or a text such as '128MiB' (B, KiB, MiB, GiB)."
+    if isinstance(value, str):
+        try:
+            parsed: int = _native.parse_location(f"memory://?size={value}")["size_bytes"]
+        except ValueError:
+            raise ValueError(hint) from None
+        return parsed
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        raise ValueError(hint)
+    return value
+
+
+def _size_or_nothing(value: Any) -> int:
+    return 0 if value in (0, "0") and not isinstance(value, bool) else _size(value)
+
+
+def _yes_or_no(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("Write True or False.")
+    return value
+
+
+def _count(value: Any) -> int:
+    """Django takes whatever ``int()`` takes, environment variables for example."""
+    try:
+        count = int(value)
+    except (TypeError, ValueError):
+        count = -1
+    if count < 0:
+        raise ValueError("Write a number, 0 or larger.")
+    return count
+
+
+def _region(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
+        raise ValueError("Write a name of up to 100 letters, digits, '.', '-' and '_'.")
+    return value
+
+
+def _test(value: Any) -> dict[str, bool]:
+    if (
+        not isinstance(value, Mapping)
+        or set(value) - {"SHARED"}
+        or not isinstance(value.get("SHARED", True), bool)
+    ):
+        raise ValueError("Write {'SHARED': True} to share under a test runner, or leave TEST out.")
+    return dict(value)
+
+
+READERS: dict[str, Callable[[Any], Any]] = {
+    "SIZE": _size,
+    "DECODED_SIZE": _size_or_nothing,
+    "COMPRESS_MIN_BYTES": _size_or_nothing,
+    "PICKLE": _yes_or_no,
+    "REGION": _region,
+    "TEST": _test,
+    "MAX_ENTRIES": _count,
+    "CULL_FREQUENCY": _count,
+}
+
+# The native cache's argument for each option that is passed on as it is.
+ARGUMENTS = {"DECODED_SIZE": "decoded_bytes", "COMPRESS_MIN_BYTES": "compress_min_bytes", "PICKLE": "pickle"}
+
+
+def region_url(location: Any) -> str:
+    """TezkorCache's LOCATION: a URL, or any other text, which is a name space of its own in the project's region."""
+    if location is None or location == "":
+        return ""
+    if not isinstance(location, str):
+        raise ValueError(f"is {location!r}, not a text", LOCATION_HINT)
+    if os.path.isabs(location):
+        raise ValueError(f"is the path {location!r}", f"Write 'file://{location}' to cache in that folder.")
+    return location
+
+
+def memory_url(location: Any) -> str:
+    """LocMemCache's LOCATION: any text is a name."""
+    return "memory://" + quote(f"locmem.{location or ''}", safe="").replace("%", "=")
+
+
+def file_url(location: Any) -> str:
+    """FileBasedCache's LOCATION: a folder, of which Tezkor keeps to ``tezkor`` beneath it."""
+    if not location or not isinstance(location, (str, os.PathLike)):
+        raise ValueError(f"is {location!r}, not a folder", "Write the absolute path of a folder.")
+    folder = os.path.abspath(os.fspath(location))
+    if "?" in folder:
+        raise ValueError(f"is {folder!r}", "Choose a folder without '?' in its path.")
+    return f"file://{folder}/tezkor"
+
+
+def alias_of(location: Any, params: Mapping[str, Any]) -> str:
+    """The alias whose settings these are; backends are not told theirs."""
+    from django.conf import settings
+
+    for alias, entry in settings.CACHES.items():
+        rest = {name: value for name, value in entry.items() if name not in ("BACKEND", "LOCATION")}
+        if entry.get("LOCATION", "") == location and rest == params:
+            return str(alias)
+    return "..."
