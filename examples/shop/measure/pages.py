@@ -31,5 +31,5 @@ def fingerprint(page):
 
 
 def different(seen, reference):
-    """Paths whose pages are not, from every worker, those of the reference."""
-    return [path for path, hashes in seen.items() if hashes != reference[path]]
+    """Paths whose pages are not, at every look, the one of the reference."""
+    return [path for path, hashes in seen.items() if len(hashes) != 1 or hashes != reference[path]]

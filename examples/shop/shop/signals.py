@@ -4,6 +4,7 @@
 """
 
 from django.core.cache import cache
+from django.core.cache.utils import make_template_fragment_key
 from django.db import transaction
 from django.db.models.signals import m2m_changed, post_save, pre_delete
 from django.dispatch import receiver
@@ -29,7 +30,15 @@ def forget_film(film):
 
 
 def forget_genres():
-    transaction.on_commit(lambda: cache.delete(Genre.objects.CACHE_KEY))
+    """The counted genres, the fragment that lists them on each page of films, and those pages."""
+
+    def act():
+        slugs = list(Genre.objects.values_list("slug", flat=True))
+        fragments = [make_template_fragment_key("genre_nav", [slug]) for slug in ["", *slugs]]
+        cache.delete_many([Genre.objects.CACHE_KEY, *fragments])
+        versions.bump("catalogue", *(f"genre:{slug}" for slug in slugs))
+
+    transaction.on_commit(act)
 
 
 @receiver(post_save, sender=Film)

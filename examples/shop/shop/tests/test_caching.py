@@ -2,10 +2,11 @@
 
 import os
 from io import StringIO
-from unittest import skipIf
+from unittest import mock, skipIf
 
 from django.core.cache import cache
 from django.core.management import call_command
+from django.middleware.cache import FetchFromCacheMiddleware
 from django.test import Client
 
 from shop import catalogue, versions
@@ -65,6 +66,17 @@ class Invalidation(ShopTestCase):
         self.assertNotIn("Film number 0<", self.page("/films/"))
         self.page(path, status=404)
 
+    def test_renamed_genre_and_new_links_show_in_the_sidebar(self):
+        self.assertIn(">Drama</a> <small>40</small>", self.page("/films/"))
+        with self.captureOnCommitCallbacks(execute=True):
+            self.drama.name = "Theatre"
+            self.drama.save()
+        self.assertIn(">Theatre</a> <small>40</small>", self.page("/films/"))
+        with self.captureOnCommitCallbacks(execute=True):
+            self.films[50].genres.add(self.drama)
+        self.assertIn(">Theatre</a> <small>41</small>", self.page("/films/"))
+        self.assertIn("Film number 50<", self.page("/films/", genre="drama", page=2))
+
     @needs_a_cache
     def test_write_that_overtakes_a_rendering_leaves_no_old_page(self):
         film = self.films[3]
@@ -95,6 +107,19 @@ class Keeping(ShopTestCase):
             first = self.page(path)
             with self.assertNumQueries(0):
                 self.assertEqual(self.page(path), first)
+
+    @needs_a_cache
+    def test_counted_genres_are_queried_once(self):
+        with self.assertNumQueries(1):
+            self.assertEqual(Genre.objects.with_counts(), Genre.objects.with_counts())
+
+    def test_site_cache_does_not_look_for_what_it_must_not_keep(self):
+        once = {"/films/", self.films[0].get_absolute_url()}  # their own cache_page looks, nobody else
+        with mock.patch.object(FetchFromCacheMiddleware, "process_request", return_value=None) as look:
+            for path in ("/", *once, "/cart/", "/trending/"):
+                look.reset_mock()
+                self.page(path)
+                self.assertEqual(look.call_count, path == "/" or path in once, path)
 
     @needs_a_cache
     def test_looks_at_cached_pages_count_for_trending(self):
