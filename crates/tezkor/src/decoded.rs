@@ -104,45 +104,30 @@ impl<V: Clone, S> Decoded<V, S> {
             bytes: 0,
             small_bytes: 0,
         };
-        Self {
-            queues: Mutex::new(queues),
-            capacity,
-        }
+        Self { queues: Mutex::new(queues), capacity }
     }
 
     /// The value of a key, if `is_current` says that its stamp is. It runs under the lock: a look at the store, no more.
-    pub fn get(
-        &self,
-        hash: u128,
-        key: &[u8],
-        is_current: impl FnOnce(&mut S) -> bool,
-    ) -> Lookup<V> {
+    pub fn get(&self, hash: u128, key: &[u8], is_current: impl FnOnce(&mut S) -> bool) -> Lookup<V> {
         let mut queues = self.lock();
         let Some(&position) = queues.index.get(&hash) else {
             return Lookup::Absent;
         };
-        let Some(slot) = queues.slots[position]
-            .as_mut()
-            .filter(|slot| *slot.key == *key)
-        else {
+        let Some(slot) = queues.slots[position].as_mut().filter(|slot| *slot.key == *key) else {
             return Lookup::Absent;
         };
         if is_current(&mut slot.stamp) {
             slot.frequency = (slot.frequency + 1).min(FREQUENCY_MAX);
             return Lookup::Hit(slot.value.clone());
         }
-        queues
-            .remove(position)
-            .map_or(Lookup::Absent, Lookup::Outdated)
+        queues.remove(position).map_or(Lookup::Absent, Lookup::Outdated)
     }
 
     /// Keeps a value whose decoded size is about `size` bytes, in place of what the key had. Returns what had to leave
     /// (or the value itself when it is too large), to be dropped by the caller.
     #[must_use = "drop it where no lock is held"]
     pub fn keep(&self, hash: u128, key: &[u8], value: V, stamp: S, size: usize) -> Vec<V> {
-        let size = size
-            .saturating_add(key.len())
-            .saturating_add(ENTRY_OVERHEAD);
+        let size = size.saturating_add(key.len()).saturating_add(ENTRY_OVERHEAD);
         let mut gone = Vec::new();
         let mut queues = self.lock();
         if size > self.capacity / LARGEST_SHARE {
@@ -170,9 +155,7 @@ impl<V: Clone, S> Decoded<V, S> {
     pub fn forget(&self, hash: u128, key: &[u8]) -> Option<V> {
         let mut queues = self.lock();
         let position = *queues.index.get(&hash)?;
-        queues.slots[position]
-            .as_ref()
-            .filter(|slot| *slot.key == *key)?;
+        queues.slots[position].as_ref().filter(|slot| *slot.key == *key)?;
         queues.remove(position)
     }
 
@@ -214,16 +197,7 @@ impl<V, S> Queues<V, S> {
         self.tenants += 1;
         let main = self.ghost_index.remove(&hash);
         let tenant = self.tenants;
-        let slot = Slot {
-            hash,
-            key: key.into(),
-            value,
-            stamp,
-            size,
-            frequency: 0,
-            main,
-            tenant,
-        };
+        let slot = Slot { hash, key: key.into(), value, stamp, size, frequency: 0, main, tenant };
         let position = self.free.pop().unwrap_or(self.slots.len());
         match self.slots.get_mut(position) {
             Some(free) => *free = Some(slot),
@@ -240,14 +214,7 @@ impl<V, S> Queues<V, S> {
         self.sweep();
     }
 
-    fn replace(
-        &mut self,
-        position: usize,
-        key: &[u8],
-        value: V,
-        stamp: S,
-        size: usize,
-    ) -> Option<V> {
+    fn replace(&mut self, position: usize, key: &[u8], value: V, stamp: S, size: usize) -> Option<V> {
         let slot = self.slots[position].as_mut()?;
         self.bytes = self.bytes - slot.size + size;
         if !slot.main {
@@ -276,21 +243,14 @@ impl<V, S> Queues<V, S> {
     fn evict(&mut self, small_capacity: usize) -> Option<V> {
         loop {
             let from_small = self.small_bytes > small_capacity || self.main.is_empty();
-            let queue = if from_small {
-                &mut self.small
-            } else {
-                &mut self.main
-            };
+            let queue = if from_small { &mut self.small } else { &mut self.main };
             let Some((position, tenant)) = queue.pop_front() else {
                 if self.small.is_empty() && self.main.is_empty() {
                     return None;
                 }
                 continue;
             };
-            let Some(slot) = self.slots[position]
-                .as_mut()
-                .filter(|slot| slot.tenant == tenant)
-            else {
+            let Some(slot) = self.slots[position].as_mut().filter(|slot| slot.tenant == tenant) else {
                 continue;
             };
             if slot.frequency > 0 {
@@ -325,19 +285,10 @@ impl<V, S> Queues<V, S> {
 
     /// Removed entries leave their place in a queue behind; before those outnumber the living they are swept out.
     fn sweep(&mut self) {
-        let Self {
-            slots,
-            small,
-            main,
-            index,
-            ..
-        } = self;
+        let Self { slots, small, main, index, .. } = self;
         if small.len() + main.len() > 2 * index.len() + 64 {
             let lives = |&(position, tenant): &(usize, u64)| {
-                slots
-                    .get(position)
-                    .and_then(Option::as_ref)
-                    .is_some_and(|slot| slot.tenant == tenant)
+                slots.get(position).and_then(Option::as_ref).is_some_and(|slot| slot.tenant == tenant)
             };
             small.retain(lives);
             main.retain(lives);
@@ -366,14 +317,8 @@ mod tests {
     fn a_value_is_served_only_while_its_stamp_is_current() {
         let map = Decoded::new(1 << 20);
         assert!(keep(&map, "k", "v", 10).is_empty());
-        assert_eq!(
-            map.get(hash("k"), b"k", |_| true),
-            Lookup::Hit("v".to_owned())
-        );
-        assert_eq!(
-            map.get(hash("k"), b"k", |_| false),
-            Lookup::Outdated("v".to_owned())
-        );
+        assert_eq!(map.get(hash("k"), b"k", |_| true), Lookup::Hit("v".to_owned()));
+        assert_eq!(map.get(hash("k"), b"k", |_| false), Lookup::Outdated("v".to_owned()));
         assert_eq!(map.get(hash("k"), b"k", |_| true), Lookup::Absent);
         assert_eq!(map.bytes(), 0);
     }
@@ -408,9 +353,7 @@ mod tests {
         let map = Decoded::new(100_000);
         let mut random = 1_u64;
         for round in 0..50_000_u32 {
-            random = random
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let key = format!("key-{}", (random >> 33) % 700);
             match (random >> 60) % 4 {
                 0 => drop(map.forget(hash(&key), key.as_bytes())),

@@ -64,9 +64,7 @@ mod reader;
 mod value;
 mod writer;
 
-pub use moment::{
-    Zone, check_date, is_zone_name, push_zone, split_datetime, split_time, split_timedelta,
-};
+pub use moment::{Zone, check_date, is_zone_name, push_zone, split_datetime, split_time, split_timedelta};
 pub use reader::{Error, Reader, Token};
 pub use value::{DateTime, Moment, Response, Shape, Value};
 pub use writer::{Mark, Writer};

@@ -35,21 +35,13 @@ pub fn check_date(bytes: [u8; 4]) -> Result<(u16, u8, u8), Error> {
         1..=12 => 31,
         _ => return Err(Error::Damaged),
     };
-    if (1..=9999).contains(&year) && (1..=days).contains(&day) {
-        Ok((year, month, day))
-    } else {
-        Err(Error::Damaged)
-    }
+    if (1..=9999).contains(&year) && (1..=days).contains(&day) { Ok((year, month, day)) } else { Err(Error::Damaged) }
 }
 
 fn check_clock(bytes: [u8; 6]) -> Result<(), Error> {
     let [hour, minute, second, high, middle, low] = bytes;
     let microsecond = u32::from_be_bytes([0, high, middle, low]);
-    if hour < 24 && minute < 60 && second < 60 && microsecond < 1_000_000 {
-        Ok(())
-    } else {
-        Err(Error::Damaged)
-    }
+    if hour < 24 && minute < 60 && second < 60 && microsecond < 1_000_000 { Ok(()) } else { Err(Error::Damaged) }
 }
 
 /// Splits a time's payload into its six bytes (fold in the hour) and its zone, and checks both.
@@ -66,18 +58,7 @@ pub fn split_time(payload: &[u8]) -> Result<([u8; 6], Zone<&str>), Error> {
 pub fn split_datetime(payload: &[u8]) -> Result<([u8; 10], Zone<&str>), Error> {
     let mut reader = Reader::new(payload);
     let bytes: [u8; 10] = reader.array()?;
-    let [
-        high,
-        low,
-        month,
-        day,
-        hour,
-        minute,
-        second,
-        micro_high,
-        micro_middle,
-        micro_low,
-    ] = bytes;
+    let [high, low, month, day, hour, minute, second, micro_high, micro_middle, micro_low] = bytes;
     check_date([high, low, month & !FOLD, day])?;
     check_clock([hour, minute, second, micro_high, micro_middle, micro_low])?;
     Ok((bytes, split_zone(reader)?))
@@ -91,11 +72,7 @@ pub fn split_timedelta(payload: &[u8]) -> Result<(i32, u32, u32), Error> {
     let microseconds = u32::from_be_bytes(reader.array()?);
     reader.finish()?;
     let sane = days.unsigned_abs() < 1_000_000_000 && seconds < 86_400 && microseconds < 1_000_000;
-    if sane {
-        Ok((days, seconds, microseconds))
-    } else {
-        Err(Error::Damaged)
-    }
+    if sane { Ok((days, seconds, microseconds)) } else { Err(Error::Damaged) }
 }
 
 fn split_zone(mut reader: Reader<'_>) -> Result<Zone<&str>, Error> {
@@ -125,15 +102,8 @@ fn split_zone(mut reader: Reader<'_>) -> Result<Zone<&str>, Error> {
 /// Names are looked up as files by others: nothing that could be a path out of the database gets through.
 fn zone_name(bytes: &[u8]) -> Option<&str> {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/_+-".contains(byte);
-    let sane = !bytes.is_empty()
-        && bytes.len() <= ZONE_NAME_MAX
-        && bytes[0] != b'/'
-        && bytes.iter().all(plain);
-    if sane {
-        std::str::from_utf8(bytes).ok()
-    } else {
-        None
-    }
+    let sane = !bytes.is_empty() && bytes.len() <= ZONE_NAME_MAX && bytes[0] != b'/' && bytes.iter().all(plain);
+    if sane { std::str::from_utf8(bytes).ok() } else { None }
 }
 
 /// True when a name can be written as a zone.
@@ -181,13 +151,9 @@ mod tests {
 
     #[test]
     fn zone_names_cannot_leave_the_database() {
-        for (name, sane) in [
-            ("Asia/Tashkent", true),
-            ("Etc/GMT+5", true),
-            ("../etc/passwd", false),
-            ("/etc", false),
-            ("", false),
-        ] {
+        for (name, sane) in
+            [("Asia/Tashkent", true), ("Etc/GMT+5", true), ("../etc/passwd", false), ("/etc", false), ("", false)]
+        {
             assert_eq!(is_zone_name(name), sane, "{name}");
         }
     }

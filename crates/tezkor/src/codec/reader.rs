@@ -67,21 +67,13 @@ impl<'a> Reader<'a> {
 
     /// Fails when something is left.
     pub fn finish(&self) -> Result<(), Error> {
-        if self.rest.is_empty() {
-            Ok(())
-        } else {
-            Err(Error::Trailing)
-        }
+        if self.rest.is_empty() { Ok(()) } else { Err(Error::Trailing) }
     }
 
     /// One level down, or an error at the limit.
     #[inline]
     pub fn deeper(depth: u32) -> Result<u32, Error> {
-        if depth < MAX_DEPTH {
-            Ok(depth + 1)
-        } else {
-            Err(Error::Deep)
-        }
+        if depth < MAX_DEPTH { Ok(depth + 1) } else { Err(Error::Deep) }
     }
 
     /// So many bytes.
@@ -192,20 +184,12 @@ impl<'a> Reader<'a> {
 
     #[inline]
     fn list(&mut self, count: usize) -> Result<Token<'a>, Error> {
-        if count > self.rest.len() {
-            Err(Error::Truncated)
-        } else {
-            Ok(Token::Array(count))
-        }
+        if count > self.rest.len() { Err(Error::Truncated) } else { Ok(Token::Array(count)) }
     }
 
     #[inline]
     fn map(&mut self, count: usize) -> Result<Token<'a>, Error> {
-        if count > self.rest.len() / 2 {
-            Err(Error::Truncated)
-        } else {
-            Ok(Token::Map(count))
-        }
+        if count > self.rest.len() / 2 { Err(Error::Truncated) } else { Ok(Token::Map(count)) }
     }
 
     #[inline]

@@ -158,21 +158,14 @@ impl Parser {
             Token::Float(value) => Value::Float(value),
             Token::Str(bytes) => Value::Str(text(bytes)?),
             Token::Bin(bytes) => Value::Bytes(bytes.to_vec()),
-            Token::Array(count) => {
-                Value::List(self.values(reader, count, Reader::deeper(depth)?)?)
-            }
+            Token::Array(count) => Value::List(self.values(reader, count, Reader::deeper(depth)?)?),
             Token::Map(count) => Value::Dict(self.pairs(reader, count, Reader::deeper(depth)?)?),
             Token::Ext(kind, payload) => self.extension(kind, payload, Reader::deeper(depth)?)?,
         })
     }
 
     /// The count comes from the input and is bounded by its length; the vector grows as values are really there.
-    fn values(
-        &mut self,
-        reader: &mut Reader<'_>,
-        count: usize,
-        depth: u32,
-    ) -> Result<Vec<Value>, Error> {
+    fn values(&mut self, reader: &mut Reader<'_>, count: usize, depth: u32) -> Result<Vec<Value>, Error> {
         let mut values = Vec::new();
         for _ in 0..count {
             values.push(self.value(reader, depth)?);
@@ -180,12 +173,7 @@ impl Parser {
         Ok(values)
     }
 
-    fn pairs(
-        &mut self,
-        reader: &mut Reader<'_>,
-        count: usize,
-        depth: u32,
-    ) -> Result<Vec<(Value, Value)>, Error> {
+    fn pairs(&mut self, reader: &mut Reader<'_>, count: usize, depth: u32) -> Result<Vec<(Value, Value)>, Error> {
         let mut pairs = Vec::new();
         for _ in 0..count {
             pairs.push((self.value(reader, depth)?, self.value(reader, depth)?));
@@ -227,10 +215,7 @@ impl Parser {
     fn models(&mut self, reader: &mut Reader<'_>, depth: u32) -> Result<Value, Error> {
         let number = reader.expect_uint()?;
         let seen = self.widths.len();
-        let index = usize::try_from(number)
-            .ok()
-            .filter(|index| *index <= seen)
-            .ok_or(Error::Damaged)?;
+        let index = usize::try_from(number).ok().filter(|index| *index <= seen).ok_or(Error::Damaged)?;
         let mut shape = None;
         if index == seen {
             let new = Shape::read(reader)?;
@@ -247,12 +232,7 @@ impl Parser {
             reader.expect_rows(width)?
         };
         let cells = self.values(reader, rows * width, depth)?;
-        Ok(Value::Models {
-            number,
-            shape,
-            single,
-            cells,
-        })
+        Ok(Value::Models { number, shape, single, cells })
     }
 
     fn response(&mut self, reader: &mut Reader<'_>, depth: u32) -> Result<Value, Error> {
@@ -287,16 +267,7 @@ impl Parser {
             }
         }
         let attributes = Box::new(self.value(reader, depth)?);
-        Ok(Value::Response(Box::new(Response {
-            kind,
-            status,
-            reason,
-            charset,
-            headers,
-            cookies,
-            body,
-            attributes,
-        })))
+        Ok(Value::Response(Box::new(Response { kind, status, reason, charset, headers, cookies, body, attributes })))
     }
 }
 
@@ -325,14 +296,7 @@ impl Shape {
         if names.is_empty() {
             return Err(Error::Damaged);
         }
-        Ok(Self {
-            app_label,
-            model,
-            fingerprint,
-            flags,
-            database,
-            names,
-        })
+        Ok(Self { app_label, model, fingerprint, flags, database, names })
     }
 
     /// Writes it.
@@ -359,9 +323,7 @@ impl Shape {
 }
 
 fn text(bytes: &[u8]) -> Result<String, Error> {
-    std::str::from_utf8(bytes)
-        .map(str::to_owned)
-        .map_err(|_| Error::Damaged)
+    std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| Error::Damaged)
 }
 
 fn leaf(kind: i8, payload: &[u8]) -> Result<Value, Error> {
@@ -370,8 +332,7 @@ fn leaf(kind: i8, payload: &[u8]) -> Result<Value, Error> {
         ext::BIG_INT => Value::BigInt(payload.to_vec()),
         ext::SURROGATES => Value::Surrogates(payload.to_vec()),
         ext::DATE => {
-            let (year, month, day) =
-                moment::check_date(payload.try_into().map_err(|_| Error::Damaged)?)?;
+            let (year, month, day) = moment::check_date(payload.try_into().map_err(|_| Error::Damaged)?)?;
             Value::Date { year, month, day }
         }
         ext::TIME => {
@@ -390,11 +351,7 @@ fn leaf(kind: i8, payload: &[u8]) -> Result<Value, Error> {
         }
         ext::TIMEDELTA => {
             let (days, seconds, microseconds) = moment::split_timedelta(payload)?;
-            Value::TimeDelta {
-                days,
-                seconds,
-                microseconds,
-            }
+            Value::TimeDelta { days, seconds, microseconds }
         }
         ext::DECIMAL if payload.is_ascii() => Value::Decimal(text(payload)?),
         ext::UUID => Value::Uuid(payload.try_into().map_err(|_| Error::Damaged)?),
@@ -412,14 +369,7 @@ fn clock(bytes: [u8; 6], fold: bool, zone: Zone<&str>) -> Moment {
         Zone::Offset(microseconds) => Zone::Offset(microseconds),
         Zone::Named(name) => Zone::Named(name.to_owned()),
     };
-    Moment {
-        hour: hour & !FOLD,
-        minute,
-        second,
-        microsecond: u32::from_be_bytes([0, high, middle, low]),
-        fold,
-        zone,
-    }
+    Moment { hour: hour & !FOLD, minute, second, microsecond: u32::from_be_bytes([0, high, middle, low]), fold, zone }
 }
 
 fn put_all(values: &[Value], out: &mut Writer, widths: &mut Vec<usize>) {
@@ -470,29 +420,15 @@ fn put(value: &Value, out: &mut Writer, widths: &mut Vec<usize>) {
             moment::push_zone(&mut payload, &moment.zone);
             out.extension(ext::TIME, &payload);
         }
-        Value::DateTime(DateTime {
-            year,
-            month,
-            day,
-            time,
-        }) => {
+        Value::DateTime(DateTime { year, month, day, time }) => {
             let [high, low] = year.to_be_bytes();
             let mut payload = vec![high, low, month | if time.fold { FOLD } else { 0 }, *day];
             payload.extend_from_slice(&time.bytes());
             moment::push_zone(&mut payload, &time.zone);
             out.extension(ext::DATETIME, &payload);
         }
-        Value::TimeDelta {
-            days,
-            seconds,
-            microseconds,
-        } => {
-            let payload = [
-                days.to_be_bytes(),
-                seconds.to_be_bytes(),
-                microseconds.to_be_bytes(),
-            ]
-            .concat();
+        Value::TimeDelta { days, seconds, microseconds } => {
+            let payload = [days.to_be_bytes(), seconds.to_be_bytes(), microseconds.to_be_bytes()].concat();
             out.extension(ext::TIMEDELTA, &payload);
         }
         Value::Decimal(text) => out.extension(ext::DECIMAL, text.as_bytes()),
@@ -513,12 +449,7 @@ fn put(value: &Value, out: &mut Writer, widths: &mut Vec<usize>) {
             put_all(cells, out, widths);
             out.end(mark);
         }
-        Value::Models {
-            number,
-            shape,
-            single,
-            cells,
-        } => {
+        Value::Models { number, shape, single, cells } => {
             let mark = out.begin(ext::MODELS);
             out.uint(*number);
             if let Some(shape) = shape {
@@ -528,10 +459,7 @@ fn put(value: &Value, out: &mut Writer, widths: &mut Vec<usize>) {
             if *single {
                 out.nil();
             } else {
-                let width = usize::try_from(*number)
-                    .ok()
-                    .and_then(|index| widths.get(index).copied())
-                    .unwrap_or(0);
+                let width = usize::try_from(*number).ok().and_then(|index| widths.get(index).copied()).unwrap_or(0);
                 out.uint(rows(cells, width));
             }
             put_all(cells, out, widths);
@@ -587,14 +515,7 @@ mod tests {
     }
 
     fn noon(zone: Zone<String>, fold: bool) -> Moment {
-        Moment {
-            hour: 12,
-            minute: 0,
-            second: 59,
-            microsecond: 999_999,
-            fold,
-            zone,
-        }
+        Moment { hour: 12, minute: 0, second: 59, microsecond: 999_999, fold, zone }
     }
 
     fn examples() -> Vec<Value> {
@@ -606,31 +527,11 @@ mod tests {
             database: Some("default".into()),
             names: vec!["id".into(), "title".into()],
         };
-        let row = vec![
-            Value::Dict(vec![]),
-            Value::Int(1),
-            Value::Str("Solaris".into()),
-        ];
-        let mut values: Vec<Value> = [
-            0,
-            1,
-            -1,
-            31,
-            -32,
-            -33,
-            127,
-            128,
-            255,
-            256,
-            -128,
-            -129,
-            65_535,
-            65_536,
-            i64::MAX,
-            i64::MIN,
-        ]
-        .map(Value::Int)
-        .into();
+        let row = vec![Value::Dict(vec![]), Value::Int(1), Value::Str("Solaris".into())];
+        let mut values: Vec<Value> =
+            [0, 1, -1, 31, -32, -33, 127, 128, 255, 256, -128, -129, 65_535, 65_536, i64::MAX, i64::MIN]
+                .map(Value::Int)
+                .into();
         values.extend([
             Value::Nil,
             Value::Bool(true),
@@ -641,23 +542,11 @@ mod tests {
             Value::Surrogates(vec![0xed, 0xa0, 0x80]),
             Value::Bytes(vec![1; 70_000]),
             Value::List(vec![Value::Nil; 70_000]),
-            Value::Tuple(vec![
-                Value::Set(vec![]),
-                Value::FrozenSet(vec![Value::Int(5)]),
-            ]),
+            Value::Tuple(vec![Value::Set(vec![]), Value::FrozenSet(vec![Value::Int(5)])]),
             Value::Dict((0..20).map(|i| (Value::Int(i), Value::Nil)).collect()),
-            Value::Date {
-                year: 2024,
-                month: 2,
-                day: 29,
-            },
+            Value::Date { year: 2024, month: 2, day: 29 },
             Value::Time(noon(Zone::Naive, true)),
-            Value::DateTime(DateTime {
-                year: 1,
-                month: 1,
-                day: 1,
-                time: noon(Zone::Utc, false),
-            }),
+            Value::DateTime(DateTime { year: 1, month: 1, day: 1, time: noon(Zone::Utc, false) }),
             Value::DateTime(DateTime {
                 year: 9999,
                 month: 12,
@@ -670,22 +559,12 @@ mod tests {
                 day: 29,
                 time: noon(Zone::Named("Asia/Tashkent".into()), false),
             }),
-            Value::TimeDelta {
-                days: -3,
-                seconds: 86_399,
-                microseconds: 1,
-            },
+            Value::TimeDelta { days: -3, seconds: 86_399, microseconds: 1 },
             Value::Decimal("-1E+6144".into()),
             Value::Uuid([3; 16]),
             Value::Safe("<b>".into()),
-            Value::Rows(
-                vec![Value::Str("id".into())],
-                vec![Value::Int(1), Value::Int(2)],
-            ),
-            Value::Tuples(
-                2,
-                vec![Value::Int(1), Value::Int(2), Value::Int(3), Value::Int(4)],
-            ),
+            Value::Rows(vec![Value::Str("id".into())], vec![Value::Int(1), Value::Int(2)]),
+            Value::Tuples(2, vec![Value::Int(1), Value::Int(2), Value::Int(3), Value::Int(4)]),
             Value::List(vec![
                 Value::Models {
                     number: 0,
@@ -693,12 +572,7 @@ mod tests {
                     single: false,
                     cells: [row.clone(), row.clone()].concat(),
                 },
-                Value::Models {
-                    number: 0,
-                    shape: None,
-                    single: true,
-                    cells: row,
-                },
+                Value::Models { number: 0, shape: None, single: true, cells: row },
             ]),
             Value::Response(Box::new(Response {
                 kind: 0,
@@ -761,17 +635,7 @@ mod tests {
             &[0xc6, 0xff, 0xff, 0xff, 0xff],
             // a table without columns and with four billion rows
             &[0xc7, 6, ext::ROWS as u8, 0x90, 0xce, 0xff, 0xff, 0xff, 0xff],
-            &[
-                0xc7,
-                6,
-                ext::TUPLES as u8,
-                0x00,
-                0xce,
-                0xff,
-                0xff,
-                0xff,
-                0xff,
-            ],
+            &[0xc7, 6, ext::TUPLES as u8, 0x00, 0xce, 0xff, 0xff, 0xff, 0xff],
         ] {
             assert_eq!(Value::read(bytes), Err(Error::Truncated));
         }

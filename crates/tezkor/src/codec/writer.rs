@@ -18,10 +18,7 @@ pub struct Writer {
 impl Writer {
     /// Starts with the given vector, which keeps its content: writers may be reused for their capacity.
     pub fn new(out: Vec<u8>) -> Self {
-        Self {
-            out,
-            overflowed: false,
-        }
+        Self { out, overflowed: false }
     }
 
     /// The bytes written.

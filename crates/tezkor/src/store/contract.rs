@@ -19,7 +19,7 @@ pub struct Checked<'s> {
 
 /// Checks all rules; each works in a location of its own.
 pub fn check(checked: &Checked<'_>) {
-    let rules: &[(&str, fn(&Bench<'_>))] = &[
+    let rules: &[(&str, Rule)] = &[
         ("what was written is read", what_was_written_is_read),
         ("a batch answers in order", a_batch_answers_in_order),
         ("values of every size come back", values_of_every_size_come_back),
@@ -42,6 +42,8 @@ pub fn check(checked: &Checked<'_>) {
         rule(&bench);
     }
 }
+
+type Rule = fn(&Bench<'_>);
 
 /// A store with a location of its own.
 struct Bench<'c> {
@@ -100,7 +102,11 @@ fn a_batch_answers_in_order(bench: &Bench<'_>) {
         .iter()
         .zip(&names)
         .step_by(2)
-        .map(|(key, name)| Write { key: *key, value: Value::Bytes { codec: 2, bytes: name.as_bytes() }, timeout: MINUTE })
+        .map(|(key, name)| Write {
+            key: *key,
+            value: Value::Bytes { codec: 2, bytes: name.as_bytes() },
+            timeout: MINUTE,
+        })
         .collect();
     assert!(bench.store().write(&writes, When::Always).into_iter().all(is_stored));
     let mut seen = Vec::new();

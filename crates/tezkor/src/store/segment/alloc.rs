@@ -61,7 +61,13 @@ impl Drop for Reserved<'_> {
 
 impl Region {
     /// Reserves space for a record in the worker's open segment of the queue (small or main), taking a fresh one when it is full.
-    pub(crate) fn reserve<'r>(&'r self, worker: &Worker, queue: Queue, units: usize, now_ms: u64) -> Option<Reserved<'r>> {
+    pub(crate) fn reserve<'r>(
+        &'r self,
+        worker: &Worker,
+        queue: Queue,
+        units: usize,
+        now_ms: u64,
+    ) -> Option<Reserved<'r>> {
         debug_assert!(!queue.is_large() && units <= self.geometry.segment_units());
         let open = &worker.open[queue as usize];
         loop {

@@ -105,12 +105,7 @@ pub(crate) fn open_file(
         let found = file.metadata()?;
         let reserve = reserve_in(path.join(&file_name), found.dev(), found.ino());
         let region = Region::new(mapping, geometry, reserve);
-        Ok(Opened {
-            region,
-            liveness: Liveness::Locks(locks.clone()),
-            file: Some((found.dev(), found.ino())),
-            notes,
-        })
+        Ok(Opened { region, liveness: Liveness::Locks(locks.clone()), file: Some((found.dev(), found.ino())), notes })
     })
 }
 
@@ -305,7 +300,8 @@ fn remove_unused(directory: &File, path: &Path, own: &str) {
     for entry in names.flatten() {
         let file_name = entry.file_name();
         let Some(name) = file_name.to_str().and_then(|name| name.strip_suffix(".lock")) else { continue };
-        let age = entry.metadata().and_then(|found| found.modified()).map(|time| SystemTime::now().duration_since(time));
+        let age =
+            entry.metadata().and_then(|found| found.modified()).map(|time| SystemTime::now().duration_since(time));
         if name == own || !age.is_ok_and(|age| age.is_ok_and(|age| age > KEPT)) {
             continue;
         }

@@ -13,7 +13,7 @@ use super::layout::{UNIT_WORDS, header, segment};
 use super::record::{self, FROZEN, Header, Kind, word};
 use super::region::Region;
 use super::slot;
-use super::state::{self, Owner, Queue, State};
+use super::state::{self, Queue, State};
 use super::words::{Ordering, Word};
 
 /// The small queue's share of the segments: a tenth, as the paper has it.
@@ -58,7 +58,8 @@ impl Region {
             let queue = match state::state(word) {
                 State::Sealed | State::Open => state::queue(word),
                 State::Chain => {
-                    let head = self.meta(index, segment::HEAD).load(Ordering::Relaxed) as usize % self.geometry.segments;
+                    let head =
+                        self.meta(index, segment::HEAD).load(Ordering::Relaxed) as usize % self.geometry.segments;
                     state::queue(self.meta(head, segment::STATE).load(Ordering::Relaxed))
                 }
                 _ => continue,
@@ -252,12 +253,13 @@ impl Region {
         true
     }
 
-    /// Puts what a dead worker left behind back into circulation: nothing of it is lost but what it was writing.
-    pub(crate) fn adopt(&self, dead: Owner, rests_until_ms: u64) {
+    /// Puts what dead owners of a row left behind back into circulation: nothing of it is lost but what they were writing.
+    pub(crate) fn adopt(&self, row: usize, rests_until_ms: u64) {
         for index in 0..self.geometry.segments {
             let word = self.meta(index, segment::STATE);
             let found = word.load(Ordering::SeqCst);
-            if state::owner(found) != dead {
+            let owner = state::owner(found);
+            if usize::from(owner.row) != row {
                 continue;
             }
             match state::state(found) {
@@ -268,7 +270,7 @@ impl Region {
                     self.seal(index, found, state::queue(found));
                 }
                 State::Evicting => {
-                    let sealed = state::pack(State::Sealed, state::queue(found), dead);
+                    let sealed = state::pack(State::Sealed, state::queue(found), owner);
                     let _ = word.replace(found, sealed);
                 }
                 State::Sealed if self.writers(index) > 0 => self.forget_writers(index),

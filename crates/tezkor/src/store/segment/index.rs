@@ -54,10 +54,10 @@ impl Region {
             if !slot::has_fingerprint(word, fingerprint) || word & slot::TENTATIVE != 0 || word == 0 {
                 continue;
             }
-            if let Some(generation) = self.generation_of(word) {
-                if visit(Occupied { position, word, generation }) {
-                    return;
-                }
+            if let Some(generation) = self.generation_of(word)
+                && visit(Occupied { position, word, generation })
+            {
+                return;
             }
         }
     }

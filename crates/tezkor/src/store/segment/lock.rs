@@ -68,7 +68,12 @@ impl LockFile {
         let file = ManuallyDrop::new(os::open_at(directory, name, libc::O_RDWR | libc::O_CREAT)?);
         let found = file.metadata()?;
         super::attach::check_owned(&found, name)?;
-        let opened = Arc::new(LockFile { file, device: found.dev(), inode: found.ino(), held: Held::new(rows.max(MOST_WORKERS)) });
+        let opened = Arc::new(LockFile {
+            file,
+            device: found.dev(),
+            inode: found.ino(),
+            held: Held::new(rows.max(MOST_WORKERS)),
+        });
         registry.push(opened.clone());
         Ok(opened)
     }
@@ -113,7 +118,8 @@ impl LockFile {
         if !self.held.take(row) {
             return false;
         }
-        let locked = os::lock_byte(self.file.as_fd(), row as u64 + 1).unwrap_or(false);
+        // A descriptor that was closed may be another file's by now, which is not ours to lock.
+        let locked = self.is_intact() && os::lock_byte(self.file.as_fd(), row as u64 + 1).unwrap_or(false);
         if !locked {
             self.held.drop(row);
         }
@@ -121,8 +127,10 @@ impl LockFile {
     }
 
     fn give_back(&self, row: usize) {
-        // The kernel does it at the latest when the process ends.
-        let _ = os::unlock_byte(self.file.as_fd(), row as u64 + 1);
+        if self.is_intact() {
+            // The kernel does it at the latest when the process ends.
+            let _ = os::unlock_byte(self.file.as_fd(), row as u64 + 1);
+        }
         self.held.drop(row);
     }
 

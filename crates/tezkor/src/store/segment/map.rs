@@ -6,6 +6,7 @@ use std::io;
 
 use memmap2::{MmapOptions, MmapRaw};
 
+#[cfg(not(any(loom, shuttle)))]
 use super::words::Word;
 
 /// A mapping that is shared with other processes, or private memory of this one.
@@ -26,6 +27,12 @@ impl Mapping {
         Ok(Mapping { map: MmapOptions::new().len(length).map_anon()?.into() })
     }
 
+    #[cfg(any(loom, shuttle))]
+    pub(crate) fn word_count(&self) -> usize {
+        self.map.len() / 8
+    }
+
+    #[cfg(not(any(loom, shuttle)))]
     #[inline(always)]
     pub(crate) fn words(&self) -> &[Word] {
         let count = self.map.len() / 8;

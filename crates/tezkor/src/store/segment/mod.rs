@@ -16,6 +16,8 @@ pub(crate) mod os;
 pub(crate) mod read;
 pub(crate) mod record;
 pub(crate) mod region;
+#[cfg(any(loom, shuttle))]
+pub(crate) mod schedules;
 pub(crate) mod slot;
 pub(crate) mod state;
 mod survey;
@@ -109,7 +111,7 @@ impl SegmentStore {
                 Ok(opened)
             }
             Err(error) => {
-                let size_bytes = size_bytes.min(layout::DEFAULT_REGION_BYTES).max(SMALLEST_REGION_BYTES);
+                let size_bytes = size_bytes.clamp(SMALLEST_REGION_BYTES, layout::DEFAULT_REGION_BYTES);
                 events.push(Event::new(
                     Level::Warning,
                     format!(

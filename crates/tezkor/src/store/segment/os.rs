@@ -9,8 +9,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
@@ -80,12 +80,7 @@ pub(crate) fn is_byte_locked(file: BorrowedFd<'_>, byte: u64) -> io::Result<bool
     Ok(found.l_type != libc::F_UNLCK as libc::c_short)
 }
 
-fn record_lock(
-    file: BorrowedFd<'_>,
-    byte: u64,
-    kind: libc::c_short,
-    command: libc::c_int,
-) -> io::Result<libc::flock> {
+fn record_lock(file: BorrowedFd<'_>, byte: u64, kind: libc::c_short, command: libc::c_int) -> io::Result<libc::flock> {
     let mut request = libc::flock {
         l_type: kind,
         l_whence: libc::SEEK_SET as libc::c_short,
@@ -98,7 +93,17 @@ fn record_lock(
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(request) }
 }
 
-/// Reserves memory or disk for a part of a file, so that touching it cannot fail.
+/// Reserves memory or disk for a part of a file that was never written, so that touching it cannot fail.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn reserve(file: &File, from: u64, length: u64) -> io::Result<()> {
+    let page = [0; 4096];
+    (from..from + length)
+        .step_by(page.len())
+        .try_for_each(|at| std::os::unix::fs::FileExt::write_all_at(file, &page, at))
+}
+
+/// Reserves memory or disk for a part of a file that was never written, so that touching it cannot fail.
+#[cfg(target_os = "linux")]
 pub(crate) fn reserve(file: &File, from: u64, length: u64) -> io::Result<()> {
     // SAFETY: the descriptor is open for as long as `file` is borrowed.
     let error = unsafe { libc::posix_fallocate(file.as_raw_fd(), from as libc::off_t, length as libc::off_t) };
@@ -116,6 +121,8 @@ pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
     }
     // SAFETY: the call succeeded, so it has filled the structure in.
     let found = unsafe { found.assume_init() };
+    // Their types differ from system to system.
+    #[allow(clippy::unnecessary_cast)]
     Ok(found.f_bavail as u64 * found.f_frsize as u64)
 }
 

@@ -35,7 +35,7 @@ impl SegmentStore {
         let mut words = Vec::new();
         for position in region.geometry.index_at..region.geometry.index_at + region.geometry.buckets * BUCKET_WORDS {
             let word = region.words()[position].load(Ordering::SeqCst);
-            let is_slot = (position - region.geometry.index_at) % BUCKET_WORDS != 0;
+            let is_slot = !(position - region.geometry.index_at).is_multiple_of(BUCKET_WORDS);
             if !is_slot || word == 0 || word & slot::TENTATIVE != 0 {
                 continue;
             }
@@ -83,7 +83,8 @@ impl SegmentStore {
         let to_wall = |time_ms: u64| (wall_now(self, now_ms) + time_ms).saturating_sub(now_ms);
         explanation.created_unix_ms = Some(to_wall(located.header.created_ms));
         explanation.expires_unix_ms = (expires_ms != NEVER_MS).then(|| to_wall(expires_ms));
-        explanation.size_bytes = located.header.value_length.max(if located.header.kind == Kind::Count { 8 } else { 0 });
+        explanation.size_bytes =
+            located.header.value_length.max(if located.header.kind == Kind::Count { 8 } else { 0 });
         explanation.codec = Some(located.header.codec);
         explanation.tags = region.tag_names(&located);
         explanation.frequency = slot::frequency(located.word) as u8;
@@ -140,7 +141,7 @@ impl SegmentStore {
             }
         }
         for row in 0..geometry.workers {
-            stats.workers += u64::from(region.worker(row)[worker::STATE].load(Ordering::Relaxed) & 1);
+            stats.workers += region.worker(row)[worker::STATE].load(Ordering::Relaxed) & 1;
         }
         self.each_record(&mut |header, key| {
             let live = header.expiry_word & NEVER_MS > now_ms

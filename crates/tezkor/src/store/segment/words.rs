@@ -8,18 +8,19 @@
 
 use std::ops::Deref;
 
-#[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicU64, Ordering, fence};
-#[cfg(not(loom))]
-pub(crate) use std::sync::atomic::{AtomicU64, Ordering, fence};
+pub(crate) use std::sync::atomic::Ordering;
+#[cfg(not(any(loom, shuttle)))]
+pub(crate) use std::sync::atomic::{AtomicU64, fence};
 
 use super::map::Mapping;
+#[cfg(any(loom, shuttle))]
+pub(crate) use super::schedules::atomic::{AtomicU64, fence};
 
 /// One word of the region. Each change passes a crash point, so that tests can kill a process between any two stores.
 #[repr(transparent)]
 pub(crate) struct Word(AtomicU64);
 
-const _: () = assert!(cfg!(loom) || std::mem::size_of::<Word>() == 8);
+const _: () = assert!(cfg!(any(loom, shuttle)) || std::mem::size_of::<Word>() == 8);
 
 impl Word {
     #[inline(always)]
@@ -72,39 +73,48 @@ impl Word {
 }
 
 /// All words of a region; keeps the mapping alive.
-pub(crate) struct Words {
-    #[cfg(not(loom))]
-    mapping: Mapping,
-    #[cfg(loom)]
-    words: Box<[Word]>,
-}
+#[cfg(not(any(loom, shuttle)))]
+pub(crate) struct Words(Mapping);
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 impl Words {
     pub(crate) fn new(mapping: Mapping) -> Self {
-        Words { mapping }
+        Words(mapping)
     }
 }
 
-#[cfg(loom)]
-impl Words {
-    pub(crate) fn zeroed(count: usize) -> Self {
-        Words { words: (0..count).map(|_| Word(AtomicU64::new(0))).collect() }
-    }
-}
-
+#[cfg(not(any(loom, shuttle)))]
 impl Deref for Words {
     type Target = [Word];
 
     #[inline(always)]
-    #[cfg(not(loom))]
     fn deref(&self) -> &[Word] {
-        self.mapping.words()
+        self.0.words()
+    }
+}
+
+/// Words that a schedule explorer watches, in place of a mapping.
+#[cfg(any(loom, shuttle))]
+pub(crate) struct Words(Box<[Word]>);
+
+#[cfg(any(loom, shuttle))]
+impl Words {
+    pub(crate) fn new(mapping: Mapping) -> Self {
+        Words::zeroed(mapping.word_count(), |_| false)
     }
 
-    #[cfg(loom)]
+    /// Zeros, of which those that `is_explored` chooses by their position take part in schedules.
+    pub(crate) fn zeroed(count: usize, is_explored: impl Fn(usize) -> bool) -> Self {
+        Words((0..count).map(|position| Word(AtomicU64::zero(is_explored(position)))).collect())
+    }
+}
+
+#[cfg(any(loom, shuttle))]
+impl Deref for Words {
+    type Target = [Word];
+
     fn deref(&self) -> &[Word] {
-        &self.words
+        &self.0
     }
 }
 

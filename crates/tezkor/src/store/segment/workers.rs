@@ -83,9 +83,7 @@ impl Attached {
         let words = self.region.worker(row);
         let found = words[worker::STATE].load(WordOrdering::SeqCst);
         let incarnation = (found >> 32) as u32;
-        if found & TAKEN != 0 {
-            self.adopt(Owner { row: row as u16, incarnation }, now_ms);
-        }
+        self.adopt(row, found & TAKEN != 0, now_ms);
         let owner = Owner { row: row as u16, incarnation: incarnation.wrapping_add(1) };
         words[worker::PID].store(u64::from(std::process::id()), WordOrdering::SeqCst);
         words[worker::STARTED_MS].store(now_ms, WordOrdering::SeqCst);
@@ -93,14 +91,15 @@ impl Attached {
         Some(owner)
     }
 
-    fn adopt(&self, dead: Owner, now_ms: u64) {
+    /// Takes over what earlier owners of a row, which is ours, left behind.
+    fn adopt(&self, row: usize, died: bool, now_ms: u64) {
         let rests_until_ms = match self.liveness {
             Liveness::Locks(_) => now_ms + REST_MS,
             // After a fork the child alone has its copy of private memory.
             Liveness::Private(_) => 0,
         };
-        self.region.adopt(dead, rests_until_ms);
-        self.region.count(usize::from(dead.row), Counter::DeadWorkers, 1);
+        self.region.adopt(row, rests_until_ms);
+        self.region.count(row, Counter::DeadWorkers, u64::from(died));
     }
 
     fn release_row(&self, owner: Owner) {
@@ -111,11 +110,11 @@ impl Attached {
 
     /// Gives this process's row back; what it had open is sealed.
     pub(crate) fn leave(&self) {
-        if let Some(life) = self.life.swap(None) {
-            if life.forks == os::forks() {
-                self.region.seal_open(&life.worker);
-                self.release_row(life.worker.owner);
-            }
+        if let Some(life) = self.life.swap(None)
+            && life.forks == os::forks()
+        {
+            self.region.seal_open(&life.worker);
+            self.release_row(life.worker.owner);
         }
     }
 
@@ -149,13 +148,15 @@ impl Attached {
     pub(crate) fn sweep(&self, now_ms: u64) {
         for row in 0..self.region.geometry.workers {
             let taken = self.region.worker(row)[worker::STATE].load(WordOrdering::SeqCst) & TAKEN != 0;
-            if taken && !self.liveness.is_alive(row) {
-                if let Some(owner) = self.take_row(row, now_ms) {
-                    self.release_row(owner);
-                }
+            if taken
+                && !self.liveness.is_alive(row)
+                && let Some(owner) = self.take_row(row, now_ms)
+            {
+                self.release_row(owner);
             }
         }
-        let unavailable = (0..self.region.geometry.segments).find(|index| self.region.state(*index) == State::Unavailable);
+        let unavailable =
+            (0..self.region.geometry.segments).find(|index| self.region.state(*index) == State::Unavailable);
         if let Some(index) = unavailable {
             let word = self.region.meta(index, segment::STATE);
             let found = word.load(WordOrdering::SeqCst);

@@ -71,14 +71,7 @@ impl Region {
         written
     }
 
-    fn write_by(
-        &self,
-        worker: &Worker,
-        key: &Key<'_>,
-        value: Value<'_>,
-        terms: Terms<'_>,
-        rule: Rule<'_>,
-    ) -> Written {
+    fn write_by(&self, worker: &Worker, key: &Key<'_>, value: Value<'_>, terms: Terms<'_>, rule: Rule<'_>) -> Written {
         let number;
         let (kind, codec, bytes): (_, _, &[u8]) = match value {
             Value::Count(count) if record::fits_count(count) => (Kind::Count, CODEC_COUNT, &[]),
@@ -91,7 +84,8 @@ impl Region {
         if bytes.len() > self.geometry.largest_value() {
             return Written::Refused;
         }
-        let id = u64::from(worker.owner.row) << 48 | (self.worker(worker.row())[worker::ENTRIES].add(1) & ((1 << 48) - 1));
+        let id =
+            u64::from(worker.owner.row) << 48 | (self.worker(worker.row())[worker::ENTRIES].add(1) & ((1 << 48) - 1));
         let mut header = Header {
             kind,
             header_words: HEADER_WORDS,
@@ -128,9 +122,8 @@ impl Region {
         let Some(reserved) = reserved else { return Written::Refused };
         let new = slot::pack(slot::fingerprint(key.low), reserved.segment, reserved.generation, reserved.offset);
         let published = self.publish(worker, key, new, rule, terms.now_ms);
-        let large = reserved.large;
-        if let Some(large) = large {
-            self.settle_large(worker, large, published.as_ref().is_some_and(Option::is_some));
+        if let Some((head, queue)) = reserved.large {
+            self.settle_large(worker, head, matches!(published, Some(Some(_))).then_some(queue));
         }
         match published {
             Some(Some(published)) => {
@@ -205,8 +198,9 @@ impl Region {
         let list_at = HEADER_WORDS + middle.len();
         let segment_words = self.geometry.segment_words;
         // Each member takes two words of the head for itself.
-        let members = (1..self.geometry.segments)
-            .find(|count| value_words <= segment_words.saturating_sub(list_at + 1 + 2 * count) + count * segment_words)?;
+        let members = (1..self.geometry.segments).find(|count| {
+            value_words <= segment_words.saturating_sub(list_at + 1 + 2 * count) + count * segment_words
+        })?;
         let head = self.take(worker, now_ms)?;
         let mut taken = Vec::with_capacity(members);
         for _ in 0..members {
@@ -241,7 +235,8 @@ impl Region {
         }
         self.meta(head, segment::RECORDS).store(1, Ordering::Relaxed);
         record[0].store(header.shape(), Ordering::Relaxed);
-        Some(Appended { segment: head, generation, offset: 0, large: Some(head), _reserved: None })
+        let queue = if self.is_ghost(header.hash) { Queue::LargeMain } else { Queue::LargeSmall };
+        Some(Appended { segment: head, generation, offset: 0, large: Some((head, queue)), _reserved: None })
     }
 
     /// From here on the member lives as long as the head's segment keeps its generation.
@@ -252,16 +247,12 @@ impl Region {
     }
 
     /// Puts the head of a published large value into its queue, or frees one that was not published.
-    fn settle_large(&self, worker: &Worker, head: usize, published: bool) {
-        if !published {
-            return self.release(head);
-        }
+    fn settle_large(&self, worker: &Worker, head: usize, published: Option<Queue>) {
+        let Some(queue) = published else { return self.release(head) };
         let open = state::pack(State::Open, Queue::Small, worker.owner);
         let stamp = self.header(super::layout::header::STAMP).add(1) + 1;
         self.meta(head, segment::STAMP).store(stamp, Ordering::SeqCst);
-        let _ = self
-            .meta(head, segment::STATE)
-            .replace(open, state::pack(State::Sealed, Queue::LargeSmall, worker.owner));
+        let _ = self.meta(head, segment::STATE).replace(open, state::pack(State::Sealed, queue, worker.owner));
     }
 
     /// Frees the segments of a large value that its slot no longer leads to; those of other values wait for their eviction.
@@ -322,7 +313,14 @@ impl Region {
     }
 
     /// Leads the index to a record. `Some(None)`: the rule did not hold; `None`: it lost every race.
-    fn publish(&self, worker: &Worker, key: &Key<'_>, new: u64, rule: Rule<'_>, now_ms: u64) -> Option<Option<Published>> {
+    fn publish(
+        &self,
+        worker: &Worker,
+        key: &Key<'_>,
+        new: u64,
+        rule: Rule<'_>,
+        now_ms: u64,
+    ) -> Option<Option<Published>> {
         for attempt in 0..MOST_TRIES {
             if let Rule::Exactly { position, word } = rule {
                 let swapped = self.swap(position, word, |current| slot::with_frequency(new, slot::frequency(current)));
@@ -391,7 +389,9 @@ impl Region {
     /// As `free_large`, for a caller that may have no worker slot: the head is left to its eviction when it cannot be owned.
     fn free_large_unowned(&self, word: u64) {
         let head = slot::segment(word);
-        if head < self.geometry.segments && state::queue(self.meta(head, segment::STATE).load(Ordering::SeqCst)).is_large() {
+        if head < self.geometry.segments
+            && state::queue(self.meta(head, segment::STATE).load(Ordering::SeqCst)).is_large()
+        {
             // Nothing leads there any more, so its turn comes first.
             self.meta(head, segment::STAMP).store(0, Ordering::SeqCst);
         }
@@ -399,7 +399,14 @@ impl Region {
 
     /// Changes when an entry expires; whether there is one. Longer is done in place; shorter writes the entry anew, since
     /// decoded copies take their own expiry as a lower bound.
-    pub(crate) fn touch(&self, worker: &Worker, key: &Key<'_>, expires_ms: u64, now_ms: u64, buffer: &mut Buffer) -> bool {
+    pub(crate) fn touch(
+        &self,
+        worker: &Worker,
+        key: &Key<'_>,
+        expires_ms: u64,
+        now_ms: u64,
+        buffer: &mut Buffer,
+    ) -> bool {
         for _ in 0..MOST_TRIES {
             let Ok(located) = self.locate(key) else { continue };
             let Some(located) = located else { return false };
@@ -494,10 +501,10 @@ impl Region {
     /// Freezes what is changed in place, so that nothing is lost between this copy and the swap of the slot.
     fn freeze_and_copy(&self, located: &Located<'_>, buffer: &mut Buffer) -> Result<(u8, i64), ()> {
         located.expiry().set_bits(FROZEN);
-        if located.header.kind == Kind::Count {
-            if let Some(word) = located.value_at().and_then(|at| located.record.get(at)) {
-                word.set_bits(FROZEN);
-            }
+        if located.header.kind == Kind::Count
+            && let Some(word) = located.value_at().and_then(|at| located.record.get(at))
+        {
+            word.set_bits(FROZEN);
         }
         let copied = self.copy(located, buffer).map_err(|_| ());
         let same = self.generation(located.segment) == located.generation;
@@ -564,7 +571,7 @@ struct Appended<'r> {
     segment: usize,
     generation: u64,
     offset: usize,
-    large: Option<usize>,
+    large: Option<(usize, Queue)>,
     _reserved: Option<Reserved<'r>>,
 }
 
@@ -603,12 +610,12 @@ fn put(to: &[Word], words: &[u64]) {
 
 /// Waits a little, differently in each worker, after losing a race for a slot.
 fn back_off(attempt: u32, row: usize) {
-    #[cfg(loom)]
+    #[cfg(any(loom, shuttle))]
     {
         let _ = (attempt, row);
-        loom::thread::yield_now();
+        super::schedules::atomic::yield_now();
     }
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     for _ in 0..(attempt.min(64) * (1 + row as u32 % 7)) {
         std::hint::spin_loop();
     }
