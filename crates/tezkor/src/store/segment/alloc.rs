@@ -200,12 +200,14 @@ impl Region {
                 }
             }
             State::Untouched => {
-                if word.replace(found, open).is_err() {
+                // Whoever dies before the memory is reserved leaves a segment that a sweep makes untouched again.
+                let unavailable = state::pack(State::Unavailable, Queue::Small, worker.owner);
+                if word.replace(found, unavailable).is_err() {
                     return false;
                 }
                 let bytes = self.geometry.segment_words as u64 * 8;
-                if !(self.reserve)(self.geometry.segment_at(index) as u64 * 8, bytes) {
-                    word.store(state::pack(State::Unavailable, Queue::Small, NOBODY), Ordering::SeqCst);
+                let reserved = (self.reserve)(self.geometry.segment_at(index) as u64 * 8, bytes);
+                if !reserved || word.replace(unavailable, open).is_err() {
                     return false;
                 }
             }

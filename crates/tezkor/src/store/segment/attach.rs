@@ -48,6 +48,8 @@ pub(crate) struct Opened {
     pub(crate) liveness: Liveness,
     /// Device and inode of the file.
     pub(crate) file: Option<(u64, u64)>,
+    /// The path of a file that survives a reboot.
+    pub(crate) disk: Option<PathBuf>,
     /// What the user should know.
     pub(crate) notes: Vec<String>,
 }
@@ -59,7 +61,7 @@ pub(crate) fn open_private(size_bytes: u64, clock: Clock) -> io::Result<Opened> 
     write_header(&words, &geometry, clock, [os::random()?, os::random()?, os::random()?])?;
     let liveness = Liveness::Private(Held::new(geometry.workers));
     let region = Region::new(words, geometry, Box::new(|_, _| true));
-    Ok(Opened { region, liveness, file: None, notes: Vec::new() })
+    Ok(Opened { region, liveness, file: None, disk: None, notes: Vec::new() })
 }
 
 /// The file of a region, attached to or made.
@@ -105,7 +107,13 @@ pub(crate) fn open_file(
         let found = file.metadata()?;
         let reserve = reserve_in(path.join(&file_name), found.dev(), found.ino());
         let region = Region::new(mapping, geometry, reserve);
-        Ok(Opened { region, liveness: Liveness::Locks(locks.clone()), file: Some((found.dev(), found.ino())), notes })
+        Ok(Opened {
+            region,
+            liveness: Liveness::Locks(locks.clone()),
+            file: Some((found.dev(), found.ino())),
+            disk: survives_boot.then(|| path.join(&file_name)),
+            notes,
+        })
     })
 }
 
@@ -198,10 +206,6 @@ fn attach(directory: &File, name: &str, wanted: &Wanted, locks: &LockFile) -> io
             words[header::CHECKSUM].store(header_checksum(&words), Ordering::SeqCst);
         }
     }
-    if wanted.survives_boot && words[header::ATTACHED].load(Ordering::SeqCst) == 0 {
-        words[header::ATTACHED].store(1, Ordering::SeqCst);
-        file.sync_all()?;
-    }
     Ok((file, geometry, words))
 }
 
@@ -231,10 +235,10 @@ fn create(
             wanted.size_bytes >> 20,
         ));
     }
+    remove_unfinished(directory, path, name)?;
     let geometry = Geometry::of_size(size_bytes);
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let temporary = format!("{name}.new.{}.{}", std::process::id(), NUMBER.fetch_add(1, Std::Relaxed));
-    os::remove_at(directory, &temporary)?;
     let file = os::open_at(directory, &temporary, libc::O_RDWR | libc::O_CREAT | libc::O_EXCL)?;
     let made = fill(&file, &geometry, wanted).and_then(|words| {
         os::rename_at(directory, &temporary, name)?;
@@ -246,16 +250,23 @@ fn create(
     Ok((file, geometry, made?))
 }
 
+/// Removes what processes left that were killed while they made the region; the caller holds the creation lock.
+fn remove_unfinished(directory: &File, path: &Path, name: &str) -> io::Result<()> {
+    let unfinished = format!("{name}.new.");
+    for entry in std::fs::read_dir(path)?.flatten() {
+        if let Some(found) = entry.file_name().to_str().filter(|found| found.starts_with(&unfinished)) {
+            os::remove_at(directory, found)?;
+        }
+    }
+    Ok(())
+}
+
 fn fill(file: &File, geometry: &Geometry, wanted: &Wanted) -> io::Result<Words> {
     file.set_len(geometry.size_bytes)?;
     // All but the segments is reserved at once; each segment before it is first touched.
     os::reserve(file, 0, geometry.segments_at as u64 * 8)?;
     let words = Words::new(Mapping::shared(file, geometry.size_bytes)?);
     write_header(&words, geometry, wanted.clock, [os::random()?, os::random()?, os::random()?])?;
-    if wanted.survives_boot {
-        words[header::ATTACHED].store(1, Ordering::SeqCst);
-        file.sync_all()?;
-    }
     Ok(words)
 }
 

@@ -267,7 +267,9 @@ impl Region {
                     // It rests: a worker that was taken for dead may still be writing its last record.
                     self.meta(index, segment::RESTS_UNTIL_MS).store(rests_until_ms, Ordering::SeqCst);
                     self.forget_writers(index);
-                    self.seal(index, found, state::queue(found));
+                    // A large value whose writer died between publishing it and saying so.
+                    let is_large = Header::load(self.segment(index)).is_some_and(|header| header.kind == Kind::Large);
+                    self.seal(index, found, if is_large { Queue::LargeSmall } else { state::queue(found) });
                 }
                 State::Evicting => {
                     let sealed = state::pack(State::Sealed, state::queue(found), owner);

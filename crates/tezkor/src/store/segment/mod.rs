@@ -26,6 +26,7 @@ mod workers;
 pub(crate) mod write;
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -57,6 +58,8 @@ pub struct SegmentStore {
     time: Time,
     /// When the next operation looks after the region.
     look_at_ms: AtomicU64,
+    /// Forks up to which the region was looked after.
+    forks: AtomicU64,
     events: Mutex<Vec<Event>>,
 }
 
@@ -65,6 +68,8 @@ pub(crate) struct Attached {
     region: Region,
     liveness: Liveness,
     file: Option<(u64, u64)>,
+    /// The path of a region that survives a reboot.
+    disk: Option<PathBuf>,
     life: ArcSwapOption<Life>,
     enter_at_ms: AtomicU64,
     sweep_at_ms: AtomicU64,
@@ -77,6 +82,7 @@ impl From<Opened> for Attached {
             region: opened.region,
             liveness: opened.liveness,
             file: opened.file,
+            disk: opened.disk,
             life: ArcSwapOption::empty(),
             enter_at_ms: AtomicU64::new(0),
             sweep_at_ms: AtomicU64::new(0),
@@ -97,6 +103,7 @@ impl SegmentStore {
             size_bytes,
             time: Time::new(clock),
             look_at_ms: AtomicU64::new(0),
+            forks: AtomicU64::new(os::forks()),
             events: Mutex::new(events),
         })
     }
@@ -129,7 +136,8 @@ impl SegmentStore {
     #[inline]
     fn now(&self) -> u64 {
         let now_ms = self.time.now_ms();
-        if now_ms >= self.look_at_ms.load(Ordering::Relaxed) {
+        let forked = os::forks() != self.forks.load(Ordering::Relaxed);
+        if forked || now_ms >= self.look_at_ms.load(Ordering::Relaxed) {
             self.look_after(now_ms);
         }
         now_ms
@@ -320,12 +328,12 @@ impl SegmentStore {
     pub fn detach(&self) {
         let attached = self.attached.load();
         attached.leave();
-        if let Place::File { parent, directory, name, survives_boot: true } = &self.place {
-            attached.write_out(&parent.join(directory).join(format!("{name}.region")));
-        }
+        attached.write_out();
     }
 
     fn look_after(&self, now_ms: u64) {
+        // After a fork at once: a daemoniser forks, then closes every descriptor.
+        self.forks.store(os::forks(), Ordering::Relaxed);
         let due = self.look_at_ms.load(Ordering::Relaxed);
         let next = now_ms + LOOK_EVERY_MS;
         if self.look_at_ms.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_err() {

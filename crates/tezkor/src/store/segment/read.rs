@@ -248,7 +248,9 @@ impl Region {
             copy_out(&self.segment(segment)[..part], words);
             fence(Ordering::Acquire);
             if self.generation(segment) != generation {
-                return Err(Damage::Changed);
+                // Members are recycled after their head only: with the head as it was, its list is wrong.
+                let recycled = self.generation(located.segment) != located.generation;
+                return Err(if recycled { Damage::Changed } else { Damage::Corrupt });
             }
             left -= part;
         }

@@ -61,6 +61,7 @@ impl Attached {
             self.life.compare_and_swap(&old, None);
             return self.life.load();
         };
+        self.mark_in_use();
         let life = Arc::new(Life { worker: Worker::new(owner), forks: os::forks() });
         let before = self.life.compare_and_swap(&old, Some(life));
         let won = match (&*before, &*old) {
@@ -104,7 +105,9 @@ impl Attached {
 
     fn release_row(&self, owner: Owner) {
         let state = &self.region.worker(usize::from(owner.row))[worker::STATE];
-        state.store(u64::from(owner.incarnation) << 32, WordOrdering::SeqCst);
+        let free = u64::from(owner.incarnation) << 32;
+        // A process that had lost its lock may find the row with another owner: that one's it stays.
+        let _ = state.replace(free | TAKEN, free);
         self.liveness.give_back(usize::from(owner.row));
     }
 
@@ -165,18 +168,43 @@ impl Attached {
         }
     }
 
+    /// A region on disk is marked as in use before its first worker writes to it: after a power loss it is not trusted.
+    fn mark_in_use(&self) {
+        self.with_disk(|file| {
+            if self.region.header(header::ATTACHED).load(WordOrdering::SeqCst) == 0 {
+                self.region.header(header::ATTACHED).store(1, WordOrdering::SeqCst);
+                // Where this fails the disk fails, and what it holds after a power loss fails its checksums.
+                let _ = file.sync_all();
+            }
+        });
+    }
+
     /// Writes a region on disk out; the last worker to leave marks it clean.
-    pub(crate) fn write_out(&self, path: &Path) {
-        let Ok(file) = File::options().read(true).write(true).open(path) else { return };
-        let same = file.metadata().is_ok_and(|found| self.file == Some((found.dev(), found.ino())));
-        if !same || file.sync_all().is_err() {
-            return;
-        }
-        let in_use = (0..self.region.geometry.workers).any(|row| self.liveness.is_alive(row));
-        if !in_use {
-            self.region.header(header::ATTACHED).store(0, WordOrdering::SeqCst);
-            // Without it the mark is not on disk after a power loss, and the region starts empty: as it should.
-            let _ = file.sync_all();
-        }
+    pub(crate) fn write_out(&self) {
+        self.with_disk(|file| {
+            if file.sync_all().is_err() {
+                return;
+            }
+            let in_use = (0..self.region.geometry.workers).any(|row| self.liveness.is_alive(row));
+            if !in_use {
+                self.region.header(header::ATTACHED).store(0, WordOrdering::SeqCst);
+                // Without it the mark is not on disk after a power loss, and the region starts empty: as it should.
+                let _ = file.sync_all();
+            }
+        });
+    }
+
+    /// Runs `work` with the file of a region on disk, if it still is the one, while nobody else does the same.
+    fn with_disk(&self, work: impl FnOnce(&File)) {
+        let (Some(path), Liveness::Locks(locks)) = (&self.disk, &self.liveness) else { return };
+        // A directory that has become unreadable: the region stays marked as in use, and starts empty after a reboot.
+        let _ = locks.while_creating(|| {
+            let file = File::options().read(true).write(true).open(path)?;
+            let found = file.metadata()?;
+            if self.file == Some((found.dev(), found.ino())) {
+                work(&file);
+            }
+            Ok(())
+        });
     }
 }

@@ -480,8 +480,10 @@ impl Region {
                 }
             }
             // Frozen by an evictor, or too large for a word: written anew, if the slot still leads here.
-            let expires_ms = located.expires_ms().unwrap_or(0);
             let Ok((_, number)) = self.freeze_and_copy(&located, buffer) else { continue };
+            // Read after the freeze: a touch may have lengthened it in place until then.
+            let word = located.expiry().load(Ordering::SeqCst);
+            let Some(expires_ms) = record::expires_ms(word, located.salt()) else { continue };
             let Some(sum) = number.checked_add(delta) else { return Incr::NotACount };
             match self.rewrite(worker, key, &located, expires_ms, Some(sum), now_ms, buffer) {
                 Written::Stored(_) => {
