@@ -177,6 +177,11 @@ impl Config {
     }
 
     pub(crate) fn clock(&self) -> Clock {
+        // The contract of a store turns its clock.
+        #[cfg(feature = "crash-points")]
+        if self.clock == Clock::Manual {
+            return Clock::Manual;
+        }
         match self.location {
             Location::Memory { .. } => self.clock,
             Location::Shared { .. } => Clock::Boot,

@@ -43,6 +43,9 @@ pub use event::{Event, Explanation, Level, Missing, Stats};
 pub use key::{Key, LONGEST_KEY_BYTES, Space};
 pub use store::segment::counters::Counter;
 pub use store::segment::words::Buffer;
+#[cfg(feature = "crash-points")]
+#[doc(hidden)]
+pub use store::segment::words::crash;
 
 /// How many forks lie between the first process that opened a cache and this one.
 pub fn forks() -> u64 {
