@@ -1,18 +1,21 @@
 //! The segment store: private memory, a file on tmpfs or a file on disk, shared by all workers without a lock.
 //! It starts no thread, keeps no lock whose holder can die, and leaves nothing to repair.
 //!
-//! Read in this order: `layout` (what lies where), `slot` and `record` (the two formats), `index` (publishing), `read`, `write`,
-//! `alloc` and `evict` (segments), `lock` and `attach` (processes). `docs/format.md` has the same as one picture.
+//! Read in this order: `layout` (what lies where), `slot` and `record` (the two formats), `index`, `read`, `write` with `publish`, `amend` and
+//! `large`, `alloc` and `evict` (segments), `lock` and `attach` (processes). `docs/format.md` has the same as one picture.
 
 pub(crate) mod alloc;
+mod amend;
 pub(crate) mod attach;
 pub(crate) mod counters;
 pub(crate) mod evict;
 pub(crate) mod index;
+mod large;
 pub(crate) mod layout;
 pub(crate) mod lock;
 pub(crate) mod map;
 pub(crate) mod os;
+pub(crate) mod publish;
 pub(crate) mod read;
 pub(crate) mod record;
 pub(crate) mod region;

@@ -1,0 +1,132 @@
+//! Publishing: leading the index to a record, under a condition, and away from one.
+//! "Changed while looking" is never taken for "absent": what lost a race looks again.
+
+use super::alloc::Worker;
+use super::counters::Counter;
+use super::index::Inserted;
+use super::read::Located;
+use super::record::Header;
+use super::region::Region;
+use super::slot;
+use crate::entry::{Stamp, When};
+use crate::key::Key;
+
+/// Tries before a write that always loses its race is refused. Each loss means that another write won.
+pub(crate) const MOST_TRIES: u32 = 10_000;
+
+/// The engine's own condition beside those of a caller: that one slot still holds one word.
+#[derive(Clone, Copy)]
+pub(crate) enum Rule<'s> {
+    When(When<'s>),
+    Exactly { position: usize, word: u64 },
+}
+
+/// Where a record was published.
+pub(crate) struct Published {
+    pub(crate) position: usize,
+    pub(crate) replaced: u64,
+}
+
+impl Region {
+    /// Whether a condition holds now; `publish` decides.
+    pub(crate) fn holds(&self, key: &Key<'_>, when: When<'_>, now_ms: u64) -> bool {
+        let found = self.find(key).filter(|located| self.is_live(key, located, now_ms));
+        match when {
+            When::Always => true,
+            When::Absent => found.is_none(),
+            When::Present => found.is_some(),
+            When::Unchanged(stamp) => found.is_some_and(|located| self.is_same(&located, stamp)),
+        }
+    }
+
+    fn is_same(&self, located: &Located<'_>, stamp: &Stamp) -> bool {
+        stamp.region_id == self.id && located.header.id == stamp.id
+    }
+
+    /// Leads the index to a record. `Some(None)`: the rule did not hold; `None`: it lost every race.
+    pub(crate) fn publish(
+        &self,
+        worker: &Worker,
+        key: &Key<'_>,
+        new: u64,
+        rule: Rule<'_>,
+        now_ms: u64,
+    ) -> Option<Option<Published>> {
+        for attempt in 0..MOST_TRIES {
+            if let Rule::Exactly { position, word } = rule {
+                let swapped = self.swap(position, word, |current| slot::with_frequency(new, slot::frequency(current)));
+                return Some(swapped.then_some(Published { position, replaced: word }));
+            }
+            let Rule::When(when) = rule else { return None };
+            // "Changed while looking" is never "absent".
+            let Ok(located) = self.locate(key) else { continue };
+            let live = located.as_ref().filter(|located| self.is_live(key, located, now_ms));
+            let holds = match when {
+                When::Always => true,
+                When::Absent => live.is_none(),
+                When::Present => live.is_some(),
+                When::Unchanged(stamp) => live.is_some_and(|located| self.is_same(located, stamp)),
+            };
+            if !holds {
+                return Some(None);
+            }
+            // Another key of the same fingerprint is replaced as well: this is a cache.
+            let mut occupied = None;
+            self.occupied(key.low, |slot| {
+                occupied = Some(slot);
+                true
+            });
+            match (located, occupied) {
+                (Some(located), Some(slot)) if slot::identity(located.word) != slot::identity(slot.word) => continue,
+                (_, Some(slot)) => {
+                    let swapped = self
+                        .swap(slot.position, slot.word, |current| slot::with_frequency(new, slot::frequency(current)));
+                    if swapped {
+                        return Some(Some(Published { position: slot.position, replaced: slot.word }));
+                    }
+                }
+                (Some(_), None) => continue,
+                (None, None) => match self.insert(key.low, new) {
+                    Inserted::Stored { position, displaced } => {
+                        if displaced != 0 && self.generation_of(displaced).is_some() {
+                            self.count(worker.row(), Counter::EvictedEntries, 1);
+                        }
+                        return Some(Some(Published { position, replaced: displaced }));
+                    }
+                    Inserted::Again => back_off(attempt, worker.row()),
+                },
+            }
+        }
+        None
+    }
+
+    /// Removes an entry; whether there was one that could be read before its key was invalidated.
+    pub(crate) fn remove(&self, key: &Key<'_>, now_ms: u64) -> bool {
+        for _ in 0..MOST_TRIES {
+            let Ok(located) = self.locate(key) else { continue };
+            let Some(located) = located else { return false };
+            let Header { birth, prefix_row, .. } = located.header;
+            let live = located.expires_ms().is_some_and(|expires_ms| now_ms < expires_ms)
+                && self.ledger().are_rows_fresh(birth, [key.space.location_row, prefix_row])
+                && self.ledger().are_tags_fresh(birth, located.dependencies());
+            if self.swap(located.position, located.word, |_| 0) {
+                self.free_large_unowned(located.word);
+                return live;
+            }
+        }
+        false
+    }
+}
+
+/// Waits a little, differently in each worker, after losing a race for a slot.
+fn back_off(attempt: u32, row: usize) {
+    #[cfg(any(loom, shuttle))]
+    {
+        let _ = (attempt, row);
+        super::schedules::atomic::yield_now();
+    }
+    #[cfg(not(any(loom, shuttle)))]
+    for _ in 0..(attempt.min(64) * (1 + row as u32 % 7)) {
+        std::hint::spin_loop();
+    }
+}
