@@ -8,7 +8,7 @@ use super::region::Region;
 use super::slot;
 use super::state::{self, NOBODY, Queue, State};
 use super::words::{Ordering, copy_in};
-use super::write::{Appended, put};
+use super::write::{Appended, CHECKED, put};
 
 impl Region {
     /// A value that does not fit a segment gets segments of its own: the head begins with the record, the others follow.
@@ -16,12 +16,12 @@ impl Region {
         &self,
         worker: &Worker,
         header: &mut Header,
-        middle: &[u64],
+        mut checked: Vec<u64>,
         bytes: &[u8],
         now_ms: u64,
     ) -> Option<Appended<'_>> {
         let value_words = bytes.len().div_ceil(8);
-        let list_at = HEADER_WORDS + middle.len();
+        let list_at = HEADER_WORDS + checked.len() - CHECKED;
         let segment_words = self.geometry.segment_words;
         // Each member takes two words of the head for itself.
         let members = (1..self.geometry.segments).find(|count| {
@@ -41,16 +41,14 @@ impl Region {
         header.kind = Kind::Large;
         header.units = self.geometry.segment_units();
         let generation = self.generation(head);
-        let mut list = Vec::with_capacity(middle.len() + 1 + 2 * members);
-        list.extend_from_slice(middle);
-        list.push(members as u64);
-        list.extend(taken.iter().flat_map(|segment| [*segment as u64, self.generation(*segment)]));
-        header.checksum = self.checksum(header, &list, bytes);
+        checked.push(members as u64);
+        checked.extend(taken.iter().flat_map(|segment| [*segment as u64, self.generation(*segment)]));
+        header.checksum = self.checksum(header, &mut checked, bytes);
         let record = self.segment(head);
         record[0].store(record::hole(header.units), Ordering::Relaxed);
         header.store(record, record::salt(generation, head, 0));
-        put(&record[HEADER_WORDS..], &list);
-        let first_at = HEADER_WORDS + list.len();
+        put(&record[HEADER_WORDS..], &checked[CHECKED..]);
+        let first_at = HEADER_WORDS + checked.len() - CHECKED;
         let (first, mut rest) = bytes.split_at(((segment_words - first_at) * 8).min(bytes.len()));
         copy_in(&record[first_at..], first);
         for segment in &taken {

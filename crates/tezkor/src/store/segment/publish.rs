@@ -31,11 +31,16 @@ impl Region {
     /// Whether a condition holds now; `publish` decides.
     pub(crate) fn holds(&self, key: &Key<'_>, when: When<'_>, now_ms: u64) -> bool {
         let found = self.find(key).filter(|located| self.is_live(key, located, now_ms));
+        self.allows(when, found.as_ref())
+    }
+
+    /// Whether a condition allows a write over what is there.
+    fn allows(&self, when: When<'_>, live: Option<&Located<'_>>) -> bool {
         match when {
             When::Always => true,
-            When::Absent => found.is_none(),
-            When::Present => found.is_some(),
-            When::Unchanged(stamp) => found.is_some_and(|located| self.is_same(&located, stamp)),
+            When::Absent => live.is_none(),
+            When::Present => live.is_some(),
+            When::Unchanged(stamp) => live.is_some_and(|located| self.is_same(located, stamp)),
         }
     }
 
@@ -58,35 +63,35 @@ impl Region {
                 return Some(swapped.then_some(Published { position, replaced: word }));
             }
             let Rule::When(when) = rule else { return None };
-            // "Changed while looking" is never "absent".
-            let Ok(located) = self.locate(key) else { continue };
-            let live = located.as_ref().filter(|located| self.is_live(key, located, now_ms));
-            let holds = match when {
-                When::Always => true,
-                When::Absent => live.is_none(),
-                When::Present => live.is_some(),
-                When::Unchanged(stamp) => live.is_some_and(|located| self.is_same(located, stamp)),
-            };
-            if !holds {
-                return Some(None);
-            }
-            // Another key of the same fingerprint is replaced as well: this is a cache.
+            // The slot first, then what it leads to: a word that was not our key's when it was looked at never becomes so, and
+            // the swap fails if the slot has another word by then.
             let mut occupied = None;
             self.occupied(key.low, |slot| {
                 occupied = Some(slot);
                 true
             });
-            match (located, occupied) {
-                (Some(located), Some(slot)) if slot::identity(located.word) != slot::identity(slot.word) => continue,
-                (_, Some(slot)) => {
+            if !matches!(when, When::Always) {
+                // "Changed while looking" is never "absent".
+                let Ok(located) = self.locate(key) else { continue };
+                let seen = located.as_ref().map(|located| slot::identity(located.word));
+                if seen.is_some() && seen != occupied.map(|slot| slot::identity(slot.word)) {
+                    continue;
+                }
+                let live = located.as_ref().filter(|located| self.is_live(key, located, now_ms));
+                if !self.allows(when, live) {
+                    return Some(None);
+                }
+            }
+            match occupied {
+                // Another key of the same fingerprint is replaced as well: this is a cache.
+                Some(slot) => {
                     let swapped = self
                         .swap(slot.position, slot.word, |current| slot::with_frequency(new, slot::frequency(current)));
                     if swapped {
                         return Some(Some(Published { position: slot.position, replaced: slot.word }));
                     }
                 }
-                (Some(_), None) => continue,
-                (None, None) => match self.insert(key.low, new) {
+                None => match self.insert(key.low, new) {
                     Inserted::Stored { position, displaced } => {
                         if displaced != 0 && self.generation_of(displaced).is_some() {
                             self.count(worker.row(), Counter::EvictedEntries, 1);

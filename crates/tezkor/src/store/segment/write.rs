@@ -16,6 +16,11 @@ use super::words::{Ordering, Word, copy_in};
 use crate::entry::{CODEC_COUNT, Stamp, Value, When, Written};
 use crate::key::Key;
 
+/// Up to here a value is copied once more, to be hashed in one pass with its header: faster than a streaming hash.
+const SHORT_BYTES: usize = 4096;
+/// The header's words that the checksum covers.
+pub(crate) const CHECKED: usize = 8;
+
 /// What is written beside key and value.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms<'t> {
@@ -55,7 +60,14 @@ impl Region {
         written
     }
 
-    pub(crate) fn write_by(&self, worker: &Worker, key: &Key<'_>, value: Value<'_>, terms: Terms<'_>, rule: Rule<'_>) -> Written {
+    pub(crate) fn write_by(
+        &self,
+        worker: &Worker,
+        key: &Key<'_>,
+        value: Value<'_>,
+        terms: Terms<'_>,
+        rule: Rule<'_>,
+    ) -> Written {
         let number;
         let (kind, codec, bytes): (_, _, &[u8]) = match value {
             Value::Count(count) if record::fits_count(count) => (Kind::Count, CODEC_COUNT, &[]),
@@ -92,16 +104,19 @@ impl Region {
             value_length: bytes.len(),
             checksum: 0,
         };
-        let mut middle = Vec::with_capacity(header.key_words() + terms.tag_hashes.len() + 1);
-        pack_middle(&mut middle, key, &terms);
         let value_words = if kind == Kind::Count { 1 } else { bytes.len().div_ceil(8) };
-        let words = HEADER_WORDS + middle.len() + value_words;
+        let short = if bytes.len() <= SHORT_BYTES { value_words } else { 0 };
+        // The words that the checksum covers: of the header (filled in when it is complete), key and dependencies, the value.
+        let mut checked = Vec::with_capacity(CHECKED + header.key_words() + terms.tag_hashes.len() + 1 + short);
+        checked.extend_from_slice(&[0; CHECKED]);
+        pack_middle(&mut checked, key, &terms);
+        let words = HEADER_WORDS + checked.len() - CHECKED + value_words;
         header.units = words.div_ceil(UNIT_WORDS);
         let change = self.ledger().change();
         let reserved = if header.units <= self.geometry.segment_units() {
-            self.append(worker, &mut header, &middle, value, bytes, terms.now_ms)
+            self.append(worker, &mut header, checked, value, bytes, terms.now_ms)
         } else {
-            self.append_large(worker, &mut header, &middle, bytes, terms.now_ms)
+            self.append_large(worker, &mut header, checked, bytes, terms.now_ms)
         };
         let Some(reserved) = reserved else { return Written::Refused };
         let new = slot::pack(slot::fingerprint(key.low), reserved.segment, reserved.generation, reserved.offset);
@@ -134,7 +149,7 @@ impl Region {
         &self,
         worker: &Worker,
         header: &mut Header,
-        middle: &[u64],
+        mut checked: Vec<u64>,
         value: Value<'_>,
         bytes: &[u8],
         now_ms: u64,
@@ -149,15 +164,20 @@ impl Region {
             None => self.reserve(worker, Queue::Small, header.units, now_ms)?,
         };
         let record = reserved.record();
-        header.checksum = self.checksum(header, middle, bytes);
+        let value_at = HEADER_WORDS + checked.len() - CHECKED;
+        let is_short = bytes.len() <= SHORT_BYTES;
+        if is_short {
+            pack_bytes(&mut checked, bytes);
+        }
+        header.checksum = self.checksum(header, &mut checked, if is_short { &[] } else { bytes });
         header.store(record, reserved.salt());
-        put(&record[HEADER_WORDS..], middle);
-        let value_at = HEADER_WORDS + middle.len();
+        put(&record[HEADER_WORDS..], &checked[CHECKED..]);
         match value {
             Value::Count(count) if header.kind == Kind::Count => {
                 record[value_at].store(record::salted_count(count, reserved.salt()), Ordering::Relaxed);
             }
-            _ => copy_in(&record[value_at..], bytes),
+            _ if !is_short => copy_in(&record[value_at..], bytes),
+            _ => {}
         }
         record[0].store(header.shape(), Ordering::Relaxed);
         Some(Appended {
@@ -169,22 +189,16 @@ impl Region {
         })
     }
 
-    pub(crate) fn checksum(&self, header: &Header, middle: &[u64], bytes: &[u8]) -> u64 {
-        let padding = &[0; 8][..bytes.len().next_multiple_of(8) - bytes.len()];
-        if bytes.len() <= 4096 {
-            // One pass over a copy is faster than a streaming hash for short values.
-            let mut all = Vec::with_capacity(64 + middle.len() * 8 + bytes.len() + 8);
-            all.extend_from_slice(bytemuck::cast_slice(&header.checked()));
-            all.extend_from_slice(bytemuck::cast_slice(middle));
-            all.extend_from_slice(bytes);
-            all.extend_from_slice(padding);
-            return xxh3_64_with_seed(&all, self.seed);
+    /// The checksum of a record: over the header's words, which this fills in, what else is in `checked`, and the bytes.
+    pub(crate) fn checksum(&self, header: &Header, checked: &mut [u64], bytes: &[u8]) -> u64 {
+        checked[..CHECKED].copy_from_slice(&header.checked());
+        if bytes.is_empty() {
+            return xxh3_64_with_seed(bytemuck::cast_slice(checked), self.seed);
         }
         let mut sum = Xxh3::with_seed(self.seed);
-        sum.update(bytemuck::cast_slice(&header.checked()));
-        sum.update(bytemuck::cast_slice(middle));
+        sum.update(bytemuck::cast_slice(checked));
         sum.update(bytes);
-        sum.update(padding);
+        sum.update(&[0; 8][..bytes.len().next_multiple_of(8) - bytes.len()]);
         sum.digest()
     }
 
