@@ -50,16 +50,27 @@ impl Region {
         let fingerprint = slot::fingerprint(hash);
         let bucket = self.bucket_at(hash);
         for position in bucket + 1..bucket + BUCKET_WORDS {
-            let word = self.words()[position].load(Ordering::SeqCst);
-            if !slot::has_fingerprint(word, fingerprint) || word & slot::TENTATIVE != 0 || word == 0 {
-                continue;
-            }
-            if let Some(generation) = self.generation_of(word)
-                && visit(Occupied { position, word, generation })
-            {
-                return;
+            let mut word = self.words()[position].load(Ordering::SeqCst);
+            while word != 0 && word & slot::TENTATIVE == 0 && slot::has_fingerprint(word, fingerprint) {
+                if let Some(generation) = self.generation_of(word) {
+                    if visit(Occupied { position, word, generation }) {
+                        return;
+                    }
+                    break;
+                }
+                match self.changed(position, word) {
+                    Some(changed) => word = changed,
+                    None => break,
+                }
             }
         }
+    }
+
+    /// What a slot holds by now, if it is another word. A word whose segment has been recycled is dead only if the slot still
+    /// holds it: an evictor leads the slot to the copy before it recycles the segment, and the entry is there all the time.
+    fn changed(&self, position: usize, word: u64) -> Option<u64> {
+        let found = self.words()[position].load(Ordering::SeqCst);
+        (slot::identity(found) != slot::identity(word)).then_some(found)
     }
 
     /// The full generation of the segment that a word points into, unless the segment has been recycled since.
@@ -131,7 +142,11 @@ impl Region {
                     if self.generation_of(word).is_some() {
                         return false;
                     }
-                    break;
+                    match self.changed(position, word) {
+                        Some(changed) => word = changed,
+                        None => break,
+                    }
+                    continue;
                 }
                 match target.replace(word, 0) {
                     Ok(()) => break,
