@@ -41,7 +41,7 @@ DECIDING = {
 TABLE_LIMIT = 512
 _instances: dict[tuple[Any, ...], tuple[Any, dict[str, Any]]] = {}
 _natives: dict[tuple[Any, ...], Any] = {}
-_stores: dict[str, Any] = {}  # one native cache for each LOCATION that this process opened
+_stores: dict[tuple[str, str | None], Any] = {}  # one native cache for each LOCATION that this process opened
 _said: set[str] = set()
 
 # BaseCache's own warnings; it does not look at the instance. The native cache calls this for suspicious keys only.
@@ -72,6 +72,7 @@ class TezkorCache(AsyncTwins):
     _explain: Callable[..., dict[str, Any]]
     _stats: Callable[..., dict[str, Any]]
     _location: Callable[..., str]
+    _plan: options.Plan
 
     def __init__(self, location: Any, params: Mapping[str, Any]) -> None:
         # What an option holds may be unhashable. The table keeps the params alive, so that no address in a text is
@@ -222,7 +223,7 @@ class TezkorCache(AsyncTwins):
         return native
 
 
-NATIVE_METHODS = tuple(name[1:] for name in TezkorCache.__annotations__ if name[0] == "_")
+NATIVE_METHODS = tuple(name[1:] for name in TezkorCache.__annotations__ if name[0] == "_" and name != "_plan")
 
 
 class LocMemCache(TezkorCache):
@@ -230,6 +231,13 @@ class LocMemCache(TezkorCache):
 
     to_url = staticmethod(options.memory_url)
     bounded_by_entries = True
+
+    def clear(self) -> None:
+        super().clear()
+        # Aliases of one LOCATION may differ in MAX_ENTRIES; those with a limit keep an order of what is there.
+        for key, native in list(_natives.items()):
+            if key[0] == self._plan.url:
+                native.clear()
 
 
 class FileBasedCache(TezkorCache):
@@ -268,7 +276,7 @@ def clear_opened() -> None:
 
 def _open(url: str, arguments: Mapping[str, Any]) -> Any:
     native = _native.Cache(url, default_timeout=DEFAULT_TIMEOUT, **arguments)
-    _stores.setdefault(native.location(), native)
+    _stores.setdefault((url.partition("?")[0], arguments.get("region")), native)
     for level, message in native.events():
         if message not in _said:
             _said.add(message)

@@ -88,9 +88,11 @@ LOCATION_HINT = (
 
 
 def private_name(url: str) -> str:
-    """The name of the private memory that stands for a LOCATION: one for each, in letters that fit."""
-    place = url.partition("?")[0].removeprefix("memory://")
-    return quote(place, safe="").replace("%", "=") if place not in ("", "shared://") else "own"
+    """The name of the private memory that stands for a LOCATION: another one for each, in letters that fit."""
+    place = url.partition("?")[0]
+    if place.startswith("memory://"):
+        return place.removeprefix("memory://")
+    return "test." + quote(place if place != "shared://" else "", safe="").replace("%", "=")
 
 
 def _options(result: Plan, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,8 +172,8 @@ def _count(value: Any) -> int:
 
 
 def _region(value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
-        raise ValueError("Write a name of up to 100 letters, digits, '.', '-' and '_'.")
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
+        raise ValueError("Write a name of up to 64 letters, digits, '.', '-' and '_'.")
     return value
 
 
@@ -223,7 +225,7 @@ def file_url(location: Any) -> str:
     folder = os.path.abspath(os.fspath(location))
     if "?" in folder:
         raise ValueError(f"is {folder!r}", "Choose a folder without '?' in its path.")
-    return f"file://{folder}/tezkor"
+    return f"file://{folder}"
 
 
 def alias_of(location: Any, params: Mapping[str, Any]) -> str:

@@ -6,7 +6,6 @@ python tests/django_suite/run.py shared file       some backends
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
@@ -87,7 +86,11 @@ def _quietly(command: list[str]) -> None:
 
 
 def run(python: str, version: str, tests: Path, backend: str) -> Outcome:
-    with tempfile.TemporaryDirectory(prefix="tezkor-suite-") as folder:
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with (
+        tempfile.TemporaryDirectory(prefix="tezkor-suite-") as folder,
+        tempfile.TemporaryDirectory(prefix="tezkor-suite-", dir=memory) as shared,
+    ):
         environment = os.environ | {
             "DJANGO_SETTINGS_MODULE": "settings",
             "DJANGO_TESTS": str(tests),
@@ -96,7 +99,7 @@ def run(python: str, version: str, tests: Path, backend: str) -> Outcome:
             ),
             "TEZKOR_SUITE": backend,
             "TEZKOR_SUITE_FOLDER": folder,
-            "TEZKOR_SUITE_RUN": os.path.basename(folder).replace("_", "-"),
+            "TEZKOR_SHARED_DIRECTORY": shared,
             "TMPDIR": folder,
         }
         command = [
@@ -127,13 +130,6 @@ def read(name: str, text: str) -> Outcome:
     return Outcome(name, max(int(ran[-1]) - failed - skipped, 0), failed, skipped, text)
 
 
-def remove_regions() -> None:
-    """The shared regions of this run; their names begin alike."""
-    for region in Path("/dev/shm").glob("tezkor*/**/*django-suite-*"):
-        with contextlib.suppress(OSError):
-            shutil.rmtree(region) if region.is_dir() else region.unlink()
-
-
 def main() -> int:
     chosen = sys.argv[1:] or list(BACKENDS)
     total = [0, 0, 0]
@@ -149,8 +145,6 @@ def main() -> int:
     except NotFetched as error:
         print(f"not run: {error}")
         total[2] += 1
-    finally:
-        remove_regions()
     for reason, tests_left_out in sorted(reasons.items()):
         print(f"left out, {reason}:\n    {', '.join(sorted(tests_left_out))}")
     print(f"{total[0]} passed, {total[1]} failed" + (f", {total[2]} skipped" if total[2] else ""))

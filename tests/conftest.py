@@ -1,0 +1,86 @@
+"""Django for the tests of this process, and whole projects for those that need several."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import django
+import pytest
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
+django.setup()
+
+if "tezkor.pytest_plugin" not in sys.modules:  # found by its entry point when installed
+    pytest_plugins = ["tezkor.pytest_plugin"]
+
+PACKAGE = Path(__file__).resolve().parent.parent / "python"
+MANAGE = "import os, sys\nfrom django.core.management import execute_from_command_line\nexecute_from_command_line()\n"
+
+
+class Project:
+    """A Django project in a folder, with a directory for shared regions of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environ = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("PYTEST", "TEZKOR", "DJANGO"))
+        }
+        self.environ.update(PYTHONPATH=str(PACKAGE), TEZKOR_SHARED_DIRECTORY=str(folder))
+        self.write("manage.py", MANAGE)
+        self.settings("shop")
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+        return path
+
+    def settings(
+        self, name: str, caches: str = "{'default': {'BACKEND': 'tezkor.backends.TezkorCache'}}"
+    ) -> None:
+        self.write(
+            f"{name}.py", f"SECRET_KEY = 'x'\nUSE_TZ = True\nINSTALLED_APPS = ['tezkor']\nCACHES = {caches}\n"
+        )
+
+    def run(self, *arguments: str, settings: str = "shop", cwd: Path | None = None, **environ: str) -> str:
+        """What ``python arguments`` in the project's folder prints; fails unless it ends well."""
+        ended = subprocess.run(
+            [sys.executable, "-W", "error", *arguments],
+            cwd=cwd or self.folder,
+            env=self.environ | {"DJANGO_SETTINGS_MODULE": settings} | environ,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return ended.stdout + ended.stderr
+
+    def python(self, code: str, **kwargs: str) -> str:
+        """What the code prints in a process of the project."""
+        return self.run("-c", textwrap.dedent(code), **kwargs).strip()
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+@pytest.fixture
+def projects(tmp_path: Path) -> Callable[[str], Project]:
+    """Makes several projects that share one directory of regions."""
+
+    def make(name: str) -> Project:
+        made = Project(tmp_path / name) if (tmp_path / name).mkdir() is None else None
+        assert made is not None
+        made.environ["TEZKOR_SHARED_DIRECTORY"] = str(tmp_path)
+        return made
+
+    return make
