@@ -5,17 +5,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyInt;
+use pyo3::types::PyBool;
 use tezkor::decoded::{Decoded, Lookup};
-use tezkor::{
-    CODEC_COUNT, Cache as Engine, Found, Incr, Key, Space, Stamp, Timeout, Value, Written,
-};
+use tezkor::{CODEC_COUNT, Cache as Engine, Found, Incr, Key, Space, Stamp, Timeout, Value, Written};
 
 use crate::codec::{Format, Unreadable};
 use crate::key::{KeyRule, key_text};
 use crate::order::Order;
 use crate::scratch;
 use crate::timeout::is_expired;
+use crate::types::small_int;
 use crate::values::Held;
 
 /// How often an addition that is not a plain count is tried again when others change the value meanwhile.
@@ -58,15 +57,7 @@ impl Alias {
         clock: Option<Py<PyAny>>,
     ) -> Self {
         let space = (engine.region_id(), engine.space(keys.prefix().as_bytes()));
-        Self {
-            engine,
-            keys,
-            format,
-            decoded: Decoded::new(decoded_bytes),
-            limit,
-            space: Mutex::new(space),
-            clock,
-        }
+        Self { engine, keys, format, decoded: Decoded::new(decoded_bytes), limit, space: Mutex::new(space), clock }
     }
 
     /// The space of the prefix: another one after the region was replaced.
@@ -98,9 +89,7 @@ impl Alias {
     /// A key of the engine.
     #[inline]
     pub fn key<'k>(&self, space: Space, full: &'k [u8]) -> PyResult<Key<'k>> {
-        self.engine
-            .key(space, full)
-            .map_err(|error| PyValueError::new_err(error.to_string()))
+        self.engine.key(space, full).map_err(|error| PyValueError::new_err(error.to_string()))
     }
 
     /// The value of a key.
@@ -111,9 +100,7 @@ impl Alias {
         key: &Key<'_>,
         buffer: &mut tezkor::Buffer,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        match self.decoded.get(key.hash(), key.bytes(), |stamp| {
-            self.engine.is_current(key, stamp)
-        }) {
+        match self.decoded.get(key.hash(), key.bytes(), |stamp| self.engine.is_current(key, stamp)) {
             Lookup::Hit(held) => {
                 self.note(key);
                 return held.give(py).map(Some);
@@ -145,11 +132,7 @@ impl Alias {
             Err(Unreadable::Python(error)) => return Err(error),
         };
         // What a pickle holds may be shared within it, or of any class: it is kept only where no copy is needed.
-        let held = if Format::is_pickle(found.codec) {
-            Held::shared(&value)?
-        } else {
-            Held::new(&value)?
-        };
+        let held = if Format::is_pickle(found.codec) { Held::shared(&value)? } else { Held::new(&value)? };
         let Some(held) = held else {
             return Ok(Some(value));
         };
@@ -160,10 +143,7 @@ impl Alias {
 
     fn keep(&self, key: &Key<'_>, held: Held, stamp: Stamp) {
         let bytes = held.bytes;
-        drop(
-            self.decoded
-                .keep(key.hash(), key.bytes(), Arc::new(held), stamp, bytes),
-        );
+        drop(self.decoded.keep(key.hash(), key.bytes(), Arc::new(held), stamp, bytes));
     }
 
     /// Writes a value; whether it is stored, or rightly not (an expired one).
@@ -174,11 +154,10 @@ impl Alias {
         timeout: Timeout,
         write: &mut Vec<u8>,
     ) -> PyResult<bool> {
-        let py = value.py();
         self.encoded(value, write, |writable| {
             self.make_room(key)?;
             let written = self.engine.set(key, writable.value(), timeout);
-            self.written(py, key, value, &writable, written)
+            self.written(key, value, &writable, written)
         })
     }
 
@@ -190,7 +169,6 @@ impl Alias {
         timeout: Timeout,
         write: &mut Vec<u8>,
     ) -> PyResult<bool> {
-        let py = value.py();
         self.encoded(value, write, |writable| {
             if self.limit.is_some() {
                 if self.engine.has(key) {
@@ -202,7 +180,7 @@ impl Alias {
             if let Written::Held = written {
                 return Ok(false);
             }
-            self.written(py, key, value, &writable, written)
+            self.written(key, value, &writable, written)
         })
     }
 
@@ -212,23 +190,17 @@ impl Alias {
         write: &mut Vec<u8>,
         store: impl FnOnce(Writable<'_>) -> PyResult<bool>,
     ) -> PyResult<bool> {
-        if value.is_exact_instance_of::<PyInt>() {
-            if let Ok(count) = value.extract::<i64>() {
-                return store(Writable::Count(count));
-            }
+        if let Some(count) = small_int(value) {
+            return store(Writable::Count(count));
         }
         let encoded = self.format.encode(value, std::mem::take(write))?;
-        let result = store(Writable::Bytes {
-            codec: encoded.codec,
-            bytes: &encoded.bytes,
-        });
+        let result = store(Writable::Bytes { codec: encoded.codec, bytes: &encoded.bytes });
         *write = encoded.bytes;
         result
     }
 
     fn written(
         &self,
-        py: Python<'_>,
         key: &Key<'_>,
         value: &Bound<'_, PyAny>,
         writable: &Writable<'_>,
@@ -255,7 +227,6 @@ impl Alias {
             Written::Held | Written::Refused => {
                 self.forget(key);
                 drop(self.decoded.forget(key.hash(), key.bytes()));
-                py.check_signals()?;
                 Ok(false)
             }
         }
@@ -281,13 +252,9 @@ impl Alias {
 
     /// Adds to a value and returns the sum; the entry's timeout stays. What is no plain count is read, added to by Python
     /// and written back if nobody changed it meanwhile.
-    pub fn add_to<'py>(
-        &self,
-        key: &Key<'_>,
-        delta: &Bound<'py, PyAny>,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    pub fn add_to<'py>(&self, key: &Key<'_>, delta: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = delta.py();
-        if let (true, Ok(small)) = (is_plain_int(delta), delta.extract::<i64>()) {
+        if let Some(small) = plain_delta(delta) {
             match self.engine.incr(key, small) {
                 Incr::Value(sum) => {
                     self.note(key);
@@ -315,12 +282,7 @@ impl Alias {
             let sum = value.add(delta)?;
             let mut stored = None;
             self.encoded(&sum, &mut scratch.write, |writable| {
-                stored = Some(self.engine.set_if_unchanged(
-                    key,
-                    &found.stamp,
-                    writable.value(),
-                    Timeout::Keep,
-                ));
+                stored = Some(self.engine.set_if_unchanged(key, &found.stamp, writable.value(), Timeout::Keep));
                 Ok(true)
             })?;
             if !matches!(stored, Some(Written::Held)) {
@@ -337,9 +299,7 @@ impl Alias {
     fn missing(&self, py: Python<'_>, key: &Key<'_>) -> PyErr {
         self.forget(key);
         match key_text(py, key.bytes()) {
-            Ok(text) => {
-                PyValueError::new_err(format!("Key '{}' not found", text.to_string_lossy_text()))
-            }
+            Ok(text) => PyValueError::new_err(format!("Key '{}' not found", text.to_string_lossy())),
             Err(error) => error,
         }
     }
@@ -365,9 +325,7 @@ impl Alias {
     }
 
     fn order(&self) -> Option<MutexGuard<'_, Order>> {
-        self.limit
-            .as_ref()
-            .map(|limit| limit.order.lock().unwrap_or_else(PoisonError::into_inner))
+        self.limit.as_ref().map(|limit| limit.order.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     #[inline]
@@ -389,10 +347,7 @@ impl Alias {
         let Some(limit) = &self.limit else {
             return Ok(());
         };
-        let Some(leaving) = self
-            .order()
-            .map(|mut order| order.cull(limit.max_entries, limit.cull_frequency))
-        else {
+        let Some(leaving) = self.order().map(|mut order| order.cull(limit.max_entries, limit.cull_frequency)) else {
             return Ok(());
         };
         match leaving {
@@ -418,19 +373,7 @@ impl Writable<'_> {
     }
 }
 
-/// An int or a bool; classes of their own may add in a way of their own.
-fn is_plain_int(delta: &Bound<'_, PyAny>) -> bool {
-    delta.is_exact_instance_of::<PyInt>() || delta.is_exact_instance_of::<pyo3::types::PyBool>()
-}
-
-trait LossyText {
-    fn to_string_lossy_text(&self) -> String;
-}
-
-impl LossyText for Bound<'_, PyAny> {
-    fn to_string_lossy_text(&self) -> String {
-        self.cast::<pyo3::types::PyString>()
-            .map(|text| text.to_string_lossy().into_owned())
-            .unwrap_or_default()
-    }
+/// A number to add, if plain addition is meant: classes of their own may add in a way of their own.
+fn plain_delta(delta: &Bound<'_, PyAny>) -> Option<i64> {
+    if delta.is_exact_instance_of::<PyBool>() { delta.extract().ok() } else { small_int(delta) }
 }

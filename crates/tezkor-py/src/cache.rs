@@ -64,39 +64,13 @@ impl Cache {
             Given::Yes(timeout) => read_timeout(&timeout)?,
         };
         let keys = KeyRule::new(prefix, &version, key_function, validate_key)?;
-        let method = if place.is_disk() {
-            Method::Zstd
-        } else {
-            Method::Lz4
-        };
+        let method = if place.is_disk() { Method::Zstd } else { Method::Lz4 };
         let compress = (compress_min_bytes > 0).then_some((compress_min_bytes, method));
-        let limit = max_entries.map(|max_entries| Limit {
-            max_entries,
-            cull_frequency,
-            order: order_of(&place.url()),
-        });
-        let clock = if python_clock {
-            Some(py.import("time")?.getattr("time")?.unbind())
-        } else {
-            None
-        };
-        let engine = py
-            .detach(|| Engine::open(&config))
-            .map_err(|error| PyValueError::new_err(error.to_string()))?;
-        let alias = Alias::new(
-            engine,
-            keys,
-            Format { pickle, compress },
-            decoded_bytes,
-            limit,
-            clock,
-        );
-        Ok(Self {
-            alias,
-            place,
-            timeout,
-            default_timeout: default_timeout.unwrap_or_else(|| py.Ellipsis()),
-        })
+        let limit = max_entries.map(|max_entries| Limit { max_entries, cull_frequency, order: order_of(&place.url()) });
+        let clock = if python_clock { Some(py.import("time")?.getattr("time")?.unbind()) } else { None };
+        let engine = py.detach(|| Engine::open(&config)).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let alias = Alias::new(engine, keys, Format { pickle, compress }, decoded_bytes, limit, clock);
+        Ok(Self { alias, place, timeout, default_timeout: default_timeout.unwrap_or_else(|| py.Ellipsis()) })
     }
 
     /// The value of a key, or the default.
@@ -110,13 +84,10 @@ impl Cache {
     ) -> PyResult<Object<'py>> {
         let mut taken = scratch::take();
         let scratch = &mut *taken;
-        self.alias
-            .compose(&key, version.as_ref(), &mut scratch.key)?;
+        self.alias.compose(&key, version.as_ref(), &mut scratch.key)?;
         let key = self.alias.key(self.alias.space(), &scratch.key)?;
         let found = self.alias.read(py, &key, &mut scratch.read)?;
-        Ok(found
-            .or(default)
-            .unwrap_or_else(|| py.None().into_bound(py)))
+        Ok(found.or(default).unwrap_or_else(|| py.None().into_bound(py)))
     }
 
     /// The values of those keys that are there.
@@ -133,8 +104,7 @@ impl Cache {
         let space = self.alias.space();
         for key in keys.try_iter()? {
             let key = key?;
-            self.alias
-                .compose(&key, version.as_ref(), &mut scratch.key)?;
+            self.alias.compose(&key, version.as_ref(), &mut scratch.key)?;
             let full = self.alias.key(space, &scratch.key)?;
             if let Some(value) = self.alias.read(py, &full, &mut scratch.read)? {
                 found.set_item(key, value)?;
@@ -145,18 +115,11 @@ impl Cache {
 
     /// Stores a value.
     #[pyo3(signature = (key, value, timeout = Given::No, version = None, /), text_signature = "($self, key, value, timeout=..., version=None, /)")]
-    fn set(
-        &self,
-        key: Object<'_>,
-        value: Object<'_>,
-        timeout: Given<'_>,
-        version: Option<Object<'_>>,
-    ) -> PyResult<()> {
+    fn set(&self, key: Object<'_>, value: Object<'_>, timeout: Given<'_>, version: Option<Object<'_>>) -> PyResult<()> {
         let mut taken = scratch::take();
         let scratch = &mut *taken;
         let timeout = self.timeout(timeout)?;
-        self.alias
-            .compose(&key, version.as_ref(), &mut scratch.key)?;
+        self.alias.compose(&key, version.as_ref(), &mut scratch.key)?;
         let key = self.alias.key(self.alias.space(), &scratch.key)?;
         self.alias.set(&key, &value, timeout, &mut scratch.write)?;
         Ok(())
@@ -178,8 +141,7 @@ impl Cache {
         let space = self.alias.space();
         for item in data.call_method0(intern!(py, "items"))?.try_iter()? {
             let (key, value): (Object<'_>, Object<'_>) = item?.extract()?;
-            self.alias
-                .compose(&key, version.as_ref(), &mut scratch.key)?;
+            self.alias.compose(&key, version.as_ref(), &mut scratch.key)?;
             let full = self.alias.key(space, &scratch.key)?;
             if !self.alias.set(&full, &value, timeout, &mut scratch.write)? {
                 failed.append(key)?;
@@ -200,20 +162,14 @@ impl Cache {
         let mut taken = scratch::take();
         let scratch = &mut *taken;
         let timeout = self.timeout(timeout)?;
-        self.alias
-            .compose(&key, version.as_ref(), &mut scratch.key)?;
+        self.alias.compose(&key, version.as_ref(), &mut scratch.key)?;
         let key = self.alias.key(self.alias.space(), &scratch.key)?;
         self.alias.add(&key, &value, timeout, &mut scratch.write)
     }
 
     /// Gives an entry another timeout; whether there is one.
     #[pyo3(signature = (key, timeout = Given::No, version = None, /), text_signature = "($self, key, timeout=..., version=None, /)")]
-    fn touch(
-        &self,
-        key: Object<'_>,
-        timeout: Given<'_>,
-        version: Option<Object<'_>>,
-    ) -> PyResult<bool> {
+    fn touch(&self, key: Object<'_>, timeout: Given<'_>, version: Option<Object<'_>>) -> PyResult<bool> {
         let mut taken = scratch::take();
         let timeout = self.timeout(timeout)?;
         self.alias.compose(&key, version.as_ref(), &mut taken.key)?;
@@ -236,8 +192,7 @@ impl Cache {
         let mut taken = scratch::take();
         let space = self.alias.space();
         for key in keys.try_iter()? {
-            self.alias
-                .compose(&key?, version.as_ref(), &mut taken.key)?;
+            self.alias.compose(&key?, version.as_ref(), &mut taken.key)?;
             let key = self.alias.key(space, &taken.key)?;
             self.alias.delete(&key);
         }
@@ -283,16 +238,8 @@ impl Cache {
 
     /// The keys of this prefix and version, as they were given (with a key function of its own: the full keys).
     #[pyo3(signature = (version = None, /))]
-    fn keys<'py>(
-        &self,
-        py: Python<'py>,
-        version: Option<Object<'py>>,
-    ) -> PyResult<Bound<'py, PyList>> {
-        let head = if self.alias.keys.is_default() {
-            self.alias.keys.head(version.as_ref())?
-        } else {
-            Vec::new()
-        };
+    fn keys<'py>(&self, py: Python<'py>, version: Option<Object<'py>>) -> PyResult<Bound<'py, PyList>> {
+        let head = if self.alias.keys.is_default() { self.alias.keys.head(version.as_ref())? } else { Vec::new() };
         let mut found: Vec<Vec<u8>> = Vec::new();
         let space = self.alias.space();
         py.detach(|| {

@@ -77,18 +77,12 @@ pub fn responses(py: Python<'_>) -> PyResult<&'static Responses> {
 /// Nothing between the class and `object` changes how it is pickled, but Django's own `__getstate__`, whose rule is known.
 fn pickles_its_dict(class: &Bound<'_, PyType>) -> bool {
     let py = class.py();
-    let same = |name: &str| -> PyResult<bool> {
-        Ok(class
-            .getattr(name)?
-            .is(&py.get_type::<PyAny>().getattr(name)?))
-    };
+    let same = |name: &str| -> PyResult<bool> { Ok(class.getattr(name)?.is(&py.get_type::<PyAny>().getattr(name)?)) };
     let changed = |name: &str| class.hasattr(name).unwrap_or(true);
     same("__reduce_ex__").unwrap_or(false)
         && same("__reduce__").unwrap_or(false)
         && same("__new__").unwrap_or(false)
-        && !["__setstate__", "__getnewargs__", "__getnewargs_ex__"]
-            .into_iter()
-            .any(changed)
+        && !["__setstate__", "__getnewargs__", "__getnewargs_ex__"].into_iter().any(changed)
 }
 
 /// What is to be known of a model.
@@ -130,11 +124,7 @@ pub fn models(py: Python<'_>) -> PyResult<&'static Models> {
             base: class(py, "django.db.models.base", "Model")?,
             state: class(py, "django.db.models.base", "ModelState")?,
             apps: py.import("django.apps")?.getattr("apps")?.unbind(),
-            version: py
-                .import("django")?
-                .getattr("__version__")?
-                .cast_into::<PyString>()?
-                .unbind(),
+            version: py.import("django")?.getattr("__version__")?.cast_into::<PyString>()?.unbind(),
             known: Mutex::default(),
         })
     })
@@ -155,17 +145,8 @@ impl Models {
     }
 
     /// The model of a name, as unpickling finds it; `None` when there is none.
-    pub fn named(
-        &self,
-        py: Python<'_>,
-        app_label: &str,
-        name: &str,
-    ) -> PyResult<Option<Arc<Model>>> {
-        let class = match self
-            .apps
-            .bind(py)
-            .call_method1(pyo3::intern!(py, "get_model"), (app_label, name))
-        {
+    pub fn named(&self, py: Python<'_>, app_label: &str, name: &str) -> PyResult<Option<Arc<Model>>> {
+        let class = match self.apps.bind(py).call_method1(pyo3::intern!(py, "get_model"), (app_label, name)) {
             Ok(class) => class.cast_into::<PyType>()?,
             Err(error) if error.is_instance_of::<PyLookupError>(py) => return Ok(None),
             Err(error) => return Err(error),
@@ -177,11 +158,7 @@ impl Models {
     }
 
     fn known(&self, address: usize) -> Option<Arc<Model>> {
-        self.known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&address)
-            .cloned()
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&address).cloned()
     }
 
     fn learn(&self, class: &Bound<'_, PyType>) -> PyResult<Arc<Model>> {
@@ -189,11 +166,7 @@ impl Models {
         let meta = class.getattr("_meta")?;
         let app_label: String = meta.getattr("app_label")?.extract()?;
         let name: String = meta.getattr("object_name")?.extract()?;
-        let registered = match self
-            .apps
-            .bind(py)
-            .call_method1("get_model", (&app_label, &name))
-        {
+        let registered = match self.apps.bind(py).call_method1("get_model", (&app_label, &name)) {
             Ok(found) => found.is(class),
             Err(_) => false,
         };
@@ -206,18 +179,11 @@ impl Models {
             version: self.version.clone_ref(py),
         });
         // The class is kept alive by the entry, so that its address stays its own.
-        self.known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(class.as_ptr().addr(), Arc::clone(&model));
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(class.as_ptr().addr(), Arc::clone(&model));
         Ok(model)
     }
 
-    fn fingerprint(
-        &self,
-        class: &Bound<'_, PyType>,
-        meta: &Bound<'_, PyAny>,
-    ) -> PyResult<[u8; 16]> {
+    fn fingerprint(&self, class: &Bound<'_, PyType>, meta: &Bound<'_, PyAny>) -> PyResult<[u8; 16]> {
         let py = class.py();
         let mut text = String::new();
         let mut add = |part: &Bound<'_, PyAny>| -> PyResult<()> {
@@ -244,14 +210,7 @@ impl Models {
     fn is_plain(&self, class: &Bound<'_, PyType>) -> PyResult<bool> {
         let py = class.py();
         let base = self.base.bind(py);
-        for name in [
-            "__reduce__",
-            "__reduce_ex__",
-            "__getstate__",
-            "__setstate__",
-            "__new__",
-            "__getattribute__",
-        ] {
+        for name in ["__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__new__", "__getattribute__"] {
             if !class.getattr(name)?.is(&base.getattr(name)?) {
                 return Ok(false);
             }
@@ -271,23 +230,12 @@ impl Models {
 }
 
 fn class(py: Python<'_>, module: &str, name: &str) -> PyResult<Py<PyType>> {
-    Ok(py
-        .import(module)?
-        .getattr(name)?
-        .cast_into::<PyType>()?
-        .unbind())
+    Ok(py.import(module)?.getattr(name)?.cast_into::<PyType>()?.unbind())
 }
 
 fn is_loaded(py: Python<'_>, module: &str) -> bool {
     static MODULES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
-    let find = || {
-        Ok::<_, PyErr>(
-            py.import("sys")?
-                .getattr("modules")?
-                .cast_into::<PyDict>()?
-                .unbind(),
-        )
-    };
+    let find = || Ok::<_, PyErr>(py.import("sys")?.getattr("modules")?.cast_into::<PyDict>()?.unbind());
     let modules = MODULES.get_or_try_init(py, find);
     modules.is_ok_and(|modules| modules.bind(py).contains(module).unwrap_or(false))
 }

@@ -3,9 +3,10 @@
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyInt, PyString};
+use pyo3::types::{PyBytes, PyString};
 
 use crate::codec::surrogates;
+use crate::types::small_int;
 
 /// memcached refuses longer keys; Django warns of them on all backends.
 const LENGTH_MAX: usize = 250;
@@ -28,13 +29,7 @@ impl KeyRule {
         function: Option<Py<PyAny>>,
         validate: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
-        let mut rule = Self {
-            prefix,
-            version: version.clone().unbind(),
-            head: Vec::new(),
-            function,
-            validate,
-        };
+        let mut rule = Self { prefix, version: version.clone().unbind(), head: Vec::new(), function, validate };
         let mut head = Vec::new();
         rule.push_head(Some(version), &mut head)?;
         rule.head = head;
@@ -77,21 +72,13 @@ impl KeyRule {
                 let version = version.unwrap_or_else(|| self.version.bind(py));
                 let made = function.bind(py).call1((key, &self.prefix, version))?;
                 let made = made.cast::<PyString>().map_err(|_| {
-                    PyTypeError::new_err(
-                        "KEY_FUNCTION must return a str; make it return one for every key",
-                    )
+                    PyTypeError::new_err("KEY_FUNCTION must return a str; make it return one for every key")
                 })?;
                 push_text(made, full)?;
             }
         }
-        let suspicious = full.iter().fold(full.len() > LENGTH_MAX, |found, byte| {
-            found | (*byte < 33) | (*byte == 127)
-        });
-        if suspicious {
-            self.validate(key.py(), full)
-        } else {
-            Ok(())
-        }
+        let suspicious = full.iter().fold(full.len() > LENGTH_MAX, |found, byte| found | (*byte < 33) | (*byte == 127));
+        if suspicious { self.validate(key.py(), full) } else { Ok(()) }
     }
 
     #[cold]
@@ -122,12 +109,10 @@ fn push_text(object: &Bound<'_, PyAny>, full: &mut Vec<u8>) -> PyResult<()> {
     if object.is_exact_instance_of::<PyString>() {
         return push_str(object.cast::<PyString>()?, full);
     }
-    if object.is_exact_instance_of::<PyInt>() {
-        if let Ok(number) = object.extract::<i64>() {
-            let mut digits = [0; 20];
-            full.extend_from_slice(decimal(number, &mut digits));
-            return Ok(());
-        }
+    if let Some(number) = small_int(object) {
+        let mut digits = [0; 20];
+        full.extend_from_slice(decimal(number, &mut digits));
+        return Ok(());
     }
     push_str(&object.str()?, full)
 }
@@ -160,11 +145,12 @@ fn decimal(number: i64, digits: &mut [u8; 20]) -> &[u8] {
 }
 
 /// The text of a full key.
-pub fn key_text<'py>(py: Python<'py>, full: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+pub fn key_text<'py>(py: Python<'py>, full: &[u8]) -> PyResult<Bound<'py, PyString>> {
     match PyString::from_bytes(py, full) {
-        Ok(text) => Ok(text.into_any()),
+        Ok(text) => Ok(text),
         Err(_) => {
-            pyo3::types::PyBytes::new(py, full).call_method1("decode", ("utf-8", "surrogatepass"))
+            let text = PyBytes::new(py, full).call_method1("decode", ("utf-8", "surrogatepass"))?;
+            Ok(text.cast_into::<PyString>()?)
         }
     }
 }

@@ -36,10 +36,7 @@ mod _native {
 
     use crate::codec::{Format, Unreadable};
 
-    const FORMAT: Format = Format {
-        pickle: true,
-        compress: None,
-    };
+    const FORMAT: Format = Format { pickle: true, compress: None };
 
     /// A value as bytes: the number of the codec, then its payload. A number is never a counter here.
     #[pyfunction]
@@ -55,15 +52,12 @@ mod _native {
     #[pyfunction]
     #[pyo3(signature = (data, /))]
     fn decode<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-        let unreadable =
-            || PyValueError::new_err("the bytes are not a value that this version can read");
+        let unreadable = || PyValueError::new_err("the bytes are not a value that this version can read");
         let (codec, payload) = data.split_first().ok_or_else(unreadable)?;
-        FORMAT
-            .decode(py, *codec, payload)
-            .map_err(|error| match error {
-                Unreadable::Miss => unreadable(),
-                Unreadable::Python(error) => error,
-            })
+        FORMAT.decode(py, *codec, payload).map_err(|error| match error {
+            Unreadable::Miss => unreadable(),
+            Unreadable::Python(error) => error,
+        })
     }
 
     /// How many forks lie between the first process and this one.

@@ -21,12 +21,7 @@ static ORDERS: Mutex<Option<HashMap<String, Arc<Mutex<Order>>>>> = Mutex::new(No
 /// The order of a location.
 pub fn order_of(location: &str) -> Arc<Mutex<Order>> {
     let mut orders = ORDERS.lock().unwrap_or_else(PoisonError::into_inner);
-    Arc::clone(
-        orders
-            .get_or_insert_default()
-            .entry(location.to_owned())
-            .or_default(),
-    )
+    Arc::clone(orders.get_or_insert_default().entry(location.to_owned()).or_default())
 }
 
 impl Order {
@@ -89,12 +84,7 @@ mod tests {
         }
         order.note(b"a");
         assert_eq!(order.cull(7, 3), Some(vec![]));
-        let leaving: Vec<_> = order
-            .cull(6, 3)
-            .expect("not all")
-            .iter()
-            .map(|key| key.to_vec())
-            .collect();
+        let leaving: Vec<_> = order.cull(6, 3).expect("not all").iter().map(|key| key.to_vec()).collect();
         assert_eq!(leaving, [b"b".to_vec(), b"c".to_vec()]);
         order.forget(b"d");
         assert_eq!(order.by_key.len(), 3);

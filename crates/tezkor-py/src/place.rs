@@ -22,13 +22,8 @@ impl Place {
             Some(name) => text.replacen(name.as_str(), "shared://", 1),
             None => text.to_owned(),
         };
-        let (location, size_bytes) =
-            Location::parse(&url).map_err(|error| PyValueError::new_err(error.to_string()))?;
-        Ok(Self {
-            location,
-            size_bytes,
-            name,
-        })
+        let (location, size_bytes) = Location::parse(&url).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        Ok(Self { location, size_bytes, name })
     }
 
     /// The canonical text, which is also what tells locations of one region apart.
@@ -49,21 +44,14 @@ impl Place {
     }
 
     /// The engine's configuration, and whether the clock is Python's.
-    pub fn config(
-        &self,
-        size_bytes: Option<u64>,
-        clock: &str,
-        region: Option<String>,
-    ) -> PyResult<(Config, bool)> {
+    pub fn config(&self, size_bytes: Option<u64>, clock: &str, region: Option<String>) -> PyResult<(Config, bool)> {
         let python = clock == "python";
         let clock = match clock {
             "boot" => Clock::Boot,
             "wall" => Clock::Wall,
             "python" => Clock::Manual,
             other => {
-                return Err(PyValueError::new_err(format!(
-                    "clock must be 'boot', 'wall' or 'python', not {other:?}"
-                )));
+                return Err(PyValueError::new_err(format!("clock must be 'boot', 'wall' or 'python', not {other:?}")));
             }
         };
         let is_private = matches!(self.location, Location::Memory { .. });

@@ -39,14 +39,8 @@ impl<'py> Iterator for Items<'_, 'py> {
         #[allow(unsafe_code)]
         // SAFETY: the dict is alive and this thread attached, by `Bound`; PyDict_Next checks the position against the
         // dict as it is, so that a changed dict gives other items or none, never a dangling one.
-        let found = unsafe {
-            ffi::PyDict_Next(
-                self.dict.as_ptr(),
-                &raw mut self.position,
-                &raw mut key,
-                &raw mut value,
-            )
-        };
+        let found =
+            unsafe { ffi::PyDict_Next(self.dict.as_ptr(), &raw mut self.position, &raw mut key, &raw mut value) };
         if found == 0 {
             return None;
         }

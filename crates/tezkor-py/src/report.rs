@@ -1,7 +1,7 @@
 //! What is told to people: the story of a key, statistics, events; as Python dicts.
 
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyString};
 use tezkor::codec::{CODEC_COUNT, CODEC_MASK, CODEC_PICKLE, CODEC_TAGGED, FLAG_LZ4, FLAG_ZSTD};
 use tezkor::decoded::Lookup;
 use tezkor::{Level, Missing};
@@ -13,12 +13,7 @@ use crate::key::key_text;
 const ELSEWHERE_MAX: usize = 10;
 
 /// Where a key is, since when, until when, what it is and who wrote it; or why it is not there.
-pub fn explain<'py>(
-    py: Python<'py>,
-    alias: &Alias,
-    full: &[u8],
-    user_key: &str,
-) -> PyResult<Bound<'py, PyDict>> {
+pub fn explain<'py>(py: Python<'py>, alias: &Alias, full: &[u8], user_key: &str) -> PyResult<Bound<'py, PyDict>> {
     let key = alias.key(alias.space(), full)?;
     let story = alias.engine.explain(&key);
     let answer = PyDict::new(py);
@@ -43,11 +38,7 @@ pub fn explain<'py>(
     answer.set_item("size_bytes", story.size_bytes)?;
     answer.set_item("codec", story.codec.map(codec_name))?;
     answer.set_item("compressed", story.codec.and_then(compression_name))?;
-    let tags: Vec<String> = story
-        .tags
-        .iter()
-        .map(|tag| String::from_utf8_lossy(tag).into_owned())
-        .collect();
+    let tags: Vec<String> = story.tags.iter().map(|tag| String::from_utf8_lossy(tag).into_owned()).collect();
     answer.set_item("tags", tags)?;
     answer.set_item("frequency", story.frequency)?;
     answer.set_item("queue", story.queue)?;
@@ -79,12 +70,7 @@ fn compression_name(codec: u8) -> Option<&'static str> {
 }
 
 /// The same user's key under another version of this prefix.
-fn elsewhere(
-    py: Python<'_>,
-    alias: &Alias,
-    full: &[u8],
-    user_key: &str,
-) -> PyResult<Vec<Py<PyAny>>> {
+fn elsewhere(py: Python<'_>, alias: &Alias, full: &[u8], user_key: &str) -> PyResult<Vec<Py<PyString>>> {
     let tail = format!(":{user_key}");
     let mut found: Vec<Vec<u8>> = Vec::new();
     alias.engine.scan(alias.space(), &mut |other| {
@@ -93,10 +79,7 @@ fn elsewhere(
         }
         found.len() < ELSEWHERE_MAX
     });
-    found
-        .iter()
-        .map(|other| key_text(py, other).map(Bound::unbind))
-        .collect()
+    found.iter().map(|other| key_text(py, other).map(Bound::unbind)).collect()
 }
 
 /// Sizes, and counters of all processes.
@@ -135,10 +118,5 @@ pub fn events(alias: &Alias) -> Vec<(&'static str, String)> {
         Level::Warning => "warning",
         Level::Error => "error",
     };
-    alias
-        .engine
-        .take_events()
-        .into_iter()
-        .map(|event| (level(event.level), event.text))
-        .collect()
+    alias.engine.take_events().into_iter().map(|event| (level(event.level), event.text)).collect()
 }

@@ -27,13 +27,7 @@ pub struct Taken(Option<Box<Scratch>>);
 /// Takes it.
 #[inline]
 pub fn take() -> Taken {
-    Taken(
-        SCRATCH
-            .try_with(Cell::take)
-            .ok()
-            .flatten()
-            .or_else(|| Some(Box::default())),
-    )
+    Taken(SCRATCH.try_with(Cell::take).ok().flatten().or_else(|| Some(Box::default())))
 }
 
 impl Deref for Taken {

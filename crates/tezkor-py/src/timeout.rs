@@ -35,11 +35,7 @@ pub fn read_timeout(seconds: &Bound<'_, PyAny>) -> PyResult<Timeout> {
         Ok(number) => number,
         // An integer that no float can hold.
         Err(_) if seconds.is_instance_of::<PyInt>() => {
-            return Ok(if seconds.gt(0)? {
-                Timeout::Never
-            } else {
-                EXPIRED
-            });
+            return Ok(if seconds.gt(0)? { Timeout::Never } else { EXPIRED });
         }
         Err(_) => {
             return Err(PyTypeError::new_err(format!(

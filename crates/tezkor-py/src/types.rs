@@ -2,7 +2,7 @@
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyType;
+use pyo3::types::{PyInt, PyType};
 
 /// Classes and functions of the standard library.
 pub struct Types {
@@ -75,16 +75,10 @@ impl Types {
     }
 
     /// An instance as unpickling makes it: no `__init__`, no signals, its `__dict__` is the given one.
-    pub fn instance<'py>(
-        &self,
-        class: &Bound<'py, PyType>,
-        dict: &Bound<'py, PyAny>,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    pub fn instance<'py>(&self, class: &Bound<'py, PyType>, dict: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = class.py();
         let instance = self.new.bind(py).call1((class,))?;
-        self.set_attribute
-            .bind(py)
-            .call1((&instance, pyo3::intern!(py, "__dict__"), dict))?;
+        self.set_attribute.bind(py).call1((&instance, pyo3::intern!(py, "__dict__"), dict))?;
         Ok(instance)
     }
 }
@@ -93,4 +87,10 @@ impl Types {
 #[inline]
 pub fn is_exact(object: &Bound<'_, PyAny>, class: &Py<PyType>) -> bool {
     object.get_type_ptr().cast() == class.as_ptr()
+}
+
+/// The number of an `int` (not of a subclass, `bool` included) that fits 64 bits.
+#[inline]
+pub fn small_int(object: &Bound<'_, PyAny>) -> Option<i64> {
+    if object.is_exact_instance_of::<PyInt>() { object.extract().ok() } else { None }
 }

@@ -6,9 +6,7 @@
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{
-    PyBool, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString, PyTuple, PyType,
-};
+use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString, PyTuple, PyType};
 
 use crate::django::{loaded_models, loaded_responses, loaded_safe_string};
 use crate::raw::Items;
@@ -42,28 +40,16 @@ impl Held {
     /// Keeps a decoded value, which from then on is handed out by [`Held::give`] alone; `None` for a value that no copy is
     /// known for.
     pub fn new(value: &Bound<'_, PyAny>) -> PyResult<Option<Self>> {
-        let mut survey = Survey {
-            types: types(value.py())?,
-            bytes: 0,
-        };
+        let mut survey = Survey { types: types(value.py())?, bytes: 0 };
         let copy = survey.look(value, 0)?;
-        Ok(copy.map(|copy| Self {
-            copy,
-            bytes: survey.bytes,
-        }))
+        Ok(copy.map(|copy| Self { copy, bytes: survey.bytes }))
     }
 
     /// Keeps a value only if it can be handed out as it is.
     pub fn shared(value: &Bound<'_, PyAny>) -> PyResult<Option<Self>> {
-        let mut survey = Survey {
-            types: types(value.py())?,
-            bytes: 0,
-        };
+        let mut survey = Survey { types: types(value.py())?, bytes: 0 };
         let shared = survey.is_unchangeable(value, 0);
-        Ok(shared.then(|| Self {
-            copy: Copied::Shared(value.clone().unbind()),
-            bytes: survey.bytes,
-        }))
+        Ok(shared.then(|| Self { copy: Copied::Shared(value.clone().unbind()), bytes: survey.bytes }))
     }
 
     /// The value for one get.
@@ -96,16 +82,11 @@ impl Copied {
                 copy.into_any()
             }
             Self::Tuple(items) => {
-                let items: Vec<_> = items
-                    .iter()
-                    .map(|item| item.give(py, types))
-                    .collect::<PyResult<_>>()?;
+                let items: Vec<_> = items.iter().map(|item| item.give(py, types)).collect::<PyResult<_>>()?;
                 PyTuple::new(py, items)?.into_any()
             }
             Self::Set(set) => types.set.bind(py).call1((set,))?,
-            Self::Instance(class, dict) => {
-                types.instance(class.bind(py), &dict.give(py, types)?)?
-            }
+            Self::Instance(class, dict) => types.instance(class.bind(py), &dict.give(py, types)?)?,
             Self::NoCookies => types.simple_cookie.bind(py).call0()?,
         })
     }
@@ -144,27 +125,14 @@ impl Survey<'_> {
         }
         if let Ok(tuple) = value.cast_exact::<PyTuple>() {
             self.add(48, 8, tuple.len());
-            return depth < DEPTH_MAX
-                && tuple
-                    .iter()
-                    .all(|item| self.is_unchangeable(&item, depth + 1));
+            return depth < DEPTH_MAX && tuple.iter().all(|item| self.is_unchangeable(&item, depth + 1));
         }
         if let Ok(set) = value.cast_exact::<PyFrozenSet>() {
             self.add(216, 32, set.len());
-            return depth < DEPTH_MAX
-                && set
-                    .iter()
-                    .all(|item| self.is_unchangeable(&item, depth + 1));
+            return depth < DEPTH_MAX && set.iter().all(|item| self.is_unchangeable(&item, depth + 1));
         }
         let types = self.types;
-        let unchangeable = [
-            &types.date,
-            &types.time,
-            &types.datetime,
-            &types.timedelta,
-            &types.decimal,
-            &types.uuid,
-        ];
+        let unchangeable = [&types.date, &types.time, &types.datetime, &types.timedelta, &types.decimal, &types.uuid];
         if unchangeable.into_iter().any(|class| is_exact(value, class)) {
             self.add(104, 0, 0);
             return self.zone_is_unchangeable(value);
@@ -183,9 +151,7 @@ impl Survey<'_> {
             return true;
         }
         let zone = value.getattr(intern!(value.py(), "tzinfo"));
-        zone.is_ok_and(|zone| {
-            zone.is_none() || is_exact(&zone, &types.timezone) || is_exact(&zone, &types.zone)
-        })
+        zone.is_ok_and(|zone| zone.is_none() || is_exact(&zone, &types.timezone) || is_exact(&zone, &types.zone))
     }
 
     fn look(&mut self, value: &Bound<'_, PyAny>, depth: u32) -> PyResult<Option<Copied>> {
@@ -216,9 +182,7 @@ impl Survey<'_> {
         }
         if let Ok(set) = value.cast_exact::<PySet>() {
             self.add(216, 32, set.len());
-            let shared = set
-                .iter()
-                .all(|item| self.is_unchangeable(&item, depth + 1));
+            let shared = set.iter().all(|item| self.is_unchangeable(&item, depth + 1));
             return Ok(shared.then(|| Copied::Set(set.clone().into_any().unbind())));
         }
         if let Ok(tuple) = value.cast_exact::<PyTuple>() {
@@ -265,19 +229,14 @@ impl Survey<'_> {
     /// The classes whose instances the codec makes of a `__dict__` alone.
     fn is_plain_instance(&self, value: &Bound<'_, PyAny>) -> PyResult<bool> {
         let py = value.py();
-        if let Some(models) = loaded_models(py) {
-            if is_exact(value, &models.state) || models.of(value)?.is_some_and(|model| model.plain)
-            {
-                return Ok(true);
-            }
+        if let Some(models) = loaded_models(py)
+            && (is_exact(value, &models.state) || models.of(value)?.is_some_and(|model| model.plain))
+        {
+            return Ok(true);
         }
         Ok(loaded_responses(py).is_some_and(|responses| {
             is_exact(value, &responses.headers)
-                || responses
-                    .classes
-                    .iter()
-                    .flatten()
-                    .any(|class| is_exact(value, class))
+                || responses.classes.iter().flatten().any(|class| is_exact(value, class))
         }))
     }
 }

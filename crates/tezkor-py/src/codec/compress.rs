@@ -56,11 +56,7 @@ pub fn unpack(method: Method, packed: &[u8]) -> Result<Vec<u8>, Damaged> {
         Method::Lz4 => lz4_flex::block::decompress(body, size).map_err(|_| Damaged)?,
         Method::Zstd => zstd::bulk::decompress(body, size).map_err(|_| Damaged)?,
     };
-    if payload.len() == size {
-        Ok(payload)
-    } else {
-        Err(Damaged)
-    }
+    if payload.len() == size { Ok(payload) } else { Err(Damaged) }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! From the format to Python objects. Never runs code that the bytes name: classes come from a fixed list and from
 //! Django's registered models. Any bytes give an object or [`Unreadable`].
 
-use std::sync::Arc;
+use std::rc::Rc;
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -17,17 +17,13 @@ use crate::types::{Types, types};
 pub struct Decoder<'py> {
     pub(super) py: Python<'py>,
     pub(super) types: &'py Types,
-    pub(super) patterns: Vec<Arc<Pattern<'py>>>,
+    pub(super) patterns: Vec<Rc<Pattern<'py>>>,
 }
 
 impl<'py> Decoder<'py> {
     /// Reads the whole payload.
     pub fn decode(py: Python<'py>, payload: &[u8]) -> Result<Bound<'py, PyAny>, Unreadable> {
-        let mut decoder = Self {
-            py,
-            types: types(py)?,
-            patterns: Vec::new(),
-        };
+        let mut decoder = Self { py, types: types(py)?, patterns: Vec::new() };
         let mut reader = Reader::new(payload);
         let value = decoder.value(&mut reader, 0)?;
         reader.finish()?;
@@ -35,19 +31,11 @@ impl<'py> Decoder<'py> {
     }
 
     #[inline]
-    pub(super) fn value(
-        &mut self,
-        reader: &mut Reader<'_>,
-        depth: u32,
-    ) -> Result<Bound<'py, PyAny>, Unreadable> {
+    pub(super) fn value(&mut self, reader: &mut Reader<'_>, depth: u32) -> Result<Bound<'py, PyAny>, Unreadable> {
         let py = self.py;
         Ok(match reader.token()? {
             Token::Nil => py.None().into_bound(py),
-            Token::Bool(value) => value
-                .into_pyobject(py)
-                .map_err(PyErr::from)?
-                .to_owned()
-                .into_any(),
+            Token::Bool(value) => value.into_pyobject(py).map_err(PyErr::from)?.to_owned().into_any(),
             Token::Int(value) => value.into_pyobject(py).map_err(PyErr::from)?.into_any(),
             Token::Uint(value) => value.into_pyobject(py).map_err(PyErr::from)?.into_any(),
             Token::Float(value) => value.into_pyobject(py).map_err(PyErr::from)?.into_any(),
@@ -90,27 +78,16 @@ impl<'py> Decoder<'py> {
         Ok(dict)
     }
 
-    fn extension(
-        &mut self,
-        kind: i8,
-        payload: &[u8],
-        depth: u32,
-    ) -> Result<Bound<'py, PyAny>, Unreadable> {
+    fn extension(&mut self, kind: i8, payload: &[u8], depth: u32) -> Result<Bound<'py, PyAny>, Unreadable> {
         let py = self.py;
         Ok(match kind {
             ext::DATETIME => self.datetime(payload)?,
             ext::DATE => self.date(payload)?,
             ext::TIME => self.time(payload)?,
             ext::TIMEDELTA => self.timedelta(payload)?,
-            ext::DECIMAL => self
-                .types
-                .decimal
-                .bind(py)
-                .call1((PyString::from_bytes(py, payload)?,))?,
+            ext::DECIMAL => self.types.decimal.bind(py).call1((PyString::from_bytes(py, payload)?,))?,
             ext::UUID if payload.len() == 16 => self.uuid(payload)?,
-            ext::SAFE => safe_string(py)?
-                .bind(py)
-                .call1((PyString::from_bytes(py, payload)?,))?,
+            ext::SAFE => safe_string(py)?.bind(py).call1((PyString::from_bytes(py, payload)?,))?,
             ext::BIG_INT => self.big_int(payload, "little", true)?,
             ext::SURROGATES => {
                 let bytes = PyBytes::new(py, payload);
@@ -133,11 +110,7 @@ impl<'py> Decoder<'py> {
         })
     }
 
-    fn sequence(
-        &mut self,
-        payload: &[u8],
-        depth: u32,
-    ) -> Result<Vec<Bound<'py, PyAny>>, Unreadable> {
+    fn sequence(&mut self, payload: &[u8], depth: u32) -> Result<Vec<Bound<'py, PyAny>>, Unreadable> {
         let mut reader = Reader::new(payload);
         let count = reader.expect_array()?;
         let values = self.values(&mut reader, count, Reader::deeper(depth)?)?;
@@ -149,20 +122,13 @@ impl<'py> Decoder<'py> {
         let options = PyDict::new(self.py);
         options.set_item(intern!(self.py, "signed"), signed)?;
         let bytes = PyBytes::new(self.py, payload);
-        self.types
-            .int_from_bytes
-            .bind(self.py)
-            .call((bytes, order), Some(&options))
+        self.types.int_from_bytes.bind(self.py).call((bytes, order), Some(&options))
     }
 
     /// As unpickling makes it: `UUID.__init__` would parse and check what is known already.
     fn uuid(&self, payload: &[u8]) -> PyResult<Bound<'py, PyAny>> {
         let py = self.py;
-        let number = self
-            .types
-            .int_from_bytes
-            .bind(py)
-            .call1((PyBytes::new(py, payload), intern!(py, "big")))?;
+        let number = self.types.int_from_bytes.bind(py).call1((PyBytes::new(py, payload), intern!(py, "big")))?;
         let uuid = self.types.new.bind(py).call1((&self.types.uuid,))?;
         let set = self.types.set_attribute.bind(py);
         set.call1((&uuid, intern!(py, "int"), number))?;

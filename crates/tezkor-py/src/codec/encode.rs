@@ -9,15 +9,13 @@ use std::collections::HashSet;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{
-    PyBool, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString, PyTuple,
-};
+use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString, PyTuple};
 use tezkor::codec::{MAX_DEPTH, Writer, ext};
 
 use super::fault::Fault;
 use super::model::ShapeKey;
 use crate::raw::{Items, references};
-use crate::types::{Types, is_exact, types};
+use crate::types::{Types, is_exact, small_int, types};
 
 /// The object itself and one container.
 const SOLE_REFERENCES: isize = 2;
@@ -38,15 +36,7 @@ impl<'py> Encoder<'py> {
     /// Appends to `out`. With `explain`, a fault says where in the value it is.
     pub fn new(py: Python<'py>, out: Vec<u8>, explain: bool) -> PyResult<Self> {
         let out = Writer::new(out);
-        Ok(Self {
-            py,
-            out,
-            types: types(py)?,
-            shapes: Vec::new(),
-            seen: HashSet::new(),
-            mutable: 0,
-            explain,
-        })
+        Ok(Self { py, out, types: types(py)?, shapes: Vec::new(), seen: HashSet::new(), mutable: 0, explain })
     }
 
     /// Writes the whole value.
@@ -73,12 +63,7 @@ impl<'py> Encoder<'py> {
         } else if value.is_exact_instance_of::<PyFloat>() {
             self.out.float(value.extract()?);
         } else if value.is_exact_instance_of::<PyBytes>() {
-            self.out.bin(
-                value
-                    .cast_exact::<PyBytes>()
-                    .map_err(PyErr::from)?
-                    .as_bytes(),
-            );
+            self.out.bin(value.cast_exact::<PyBytes>().map_err(PyErr::from)?.as_bytes());
         } else if value.is_exact_instance_of::<PyDict>() {
             self.once(value)?;
             self.dict(value.cast_exact().map_err(PyErr::from)?, deeper(depth)?)?;
@@ -91,9 +76,7 @@ impl<'py> Encoder<'py> {
             self.once(value)?;
             self.set(ext::SET, value, deeper(depth)?)?;
         } else if value.is_exact_instance_of::<PyFrozenSet>() {
-            self.frozen(value, |encoder| {
-                encoder.set(ext::FROZENSET, value, deeper(depth)?)
-            })?;
+            self.frozen(value, |encoder| encoder.set(ext::FROZENSET, value, deeper(depth)?))?;
         } else {
             self.object(value, depth)?;
         }
@@ -109,8 +92,7 @@ impl<'py> Encoder<'py> {
             return self.moment(ext::DATE, value);
         }
         if is_exact(value, &types.decimal) {
-            self.out
-                .extension(ext::DECIMAL, value.str()?.to_str()?.as_bytes());
+            self.out.extension(ext::DECIMAL, value.str()?.to_str()?.as_bytes());
             return Ok(());
         }
         if is_exact(value, &types.uuid) {
@@ -153,45 +135,28 @@ impl<'py> Encoder<'py> {
     }
 
     /// Notes a step on the way to a fault.
-    pub(super) fn step(
-        &self,
-        result: Result<(), Fault>,
-        step: impl FnOnce() -> String,
-    ) -> Result<(), Fault> {
-        if self.explain {
-            result.map_err(|fault| fault.at(step))
-        } else {
-            result
-        }
+    pub(super) fn step(&self, result: Result<(), Fault>, step: impl FnOnce() -> String) -> Result<(), Fault> {
+        if self.explain { result.map_err(|fault| fault.at(step)) } else { result }
     }
 
     pub(super) fn text(&mut self, text: &Bound<'py, PyString>) -> Result<(), Fault> {
         match text.to_str() {
             Ok(text) => self.out.str(text),
-            Err(_) => self
-                .out
-                .extension(ext::SURROGATES, surrogates(text)?.as_bytes()),
+            Err(_) => self.out.extension(ext::SURROGATES, surrogates(text)?.as_bytes()),
         }
         Ok(())
     }
 
     fn int(&mut self, value: &Bound<'py, PyAny>) -> Result<(), Fault> {
-        if let Ok(value) = value.extract::<i64>() {
+        if let Some(value) = small_int(value) {
             self.out.int(value);
             return Ok(());
         }
-        let bits: usize = value
-            .call_method0(intern!(self.py, "bit_length"))?
-            .extract()?;
+        let bits: usize = value.call_method0(intern!(self.py, "bit_length"))?.extract()?;
         let signed = PyDict::new(self.py);
         signed.set_item(intern!(self.py, "signed"), true)?;
-        let bytes = value.call_method(
-            intern!(self.py, "to_bytes"),
-            (bits / 8 + 1, "little"),
-            Some(&signed),
-        )?;
-        self.out
-            .big_int(bytes.cast::<PyBytes>().map_err(PyErr::from)?.as_bytes());
+        let bytes = value.call_method(intern!(self.py, "to_bytes"), (bits / 8 + 1, "little"), Some(&signed))?;
+        self.out.big_int(bytes.cast::<PyBytes>().map_err(PyErr::from)?.as_bytes());
         Ok(())
     }
 
@@ -253,19 +218,12 @@ impl<'py> Encoder<'py> {
     }
 
     fn uuid(&mut self, value: &Bound<'py, PyAny>) -> Result<(), Fault> {
-        if !value
-            .getattr(intern!(self.py, "is_safe"))?
-            .is(&self.types.uuid_unknown)
-        {
+        if !value.getattr(intern!(self.py, "is_safe"))?.is(&self.types.uuid_unknown) {
             return Err(Fault::foreign(value));
         }
         let number = value.getattr(intern!(self.py, "int"))?;
-        let bytes =
-            number.call_method1(intern!(self.py, "to_bytes"), (16, intern!(self.py, "big")))?;
-        self.out.extension(
-            ext::UUID,
-            bytes.cast::<PyBytes>().map_err(PyErr::from)?.as_bytes(),
-        );
+        let bytes = number.call_method1(intern!(self.py, "to_bytes"), (16, intern!(self.py, "big")))?;
+        self.out.extension(ext::UUID, bytes.cast::<PyBytes>().map_err(PyErr::from)?.as_bytes());
         Ok(())
     }
 }
@@ -278,31 +236,18 @@ pub fn surrogates<'py>(text: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyByt
 
 /// One level down. Deeper values are pickled.
 pub(super) fn deeper(depth: u32) -> Result<u32, Fault> {
-    if depth < MAX_DEPTH {
-        Ok(depth + 1)
-    } else {
-        Err(Fault::because("nested too deep"))
-    }
+    if depth < MAX_DEPTH { Ok(depth + 1) } else { Err(Fault::because("nested too deep")) }
 }
 
 fn repr(object: &Bound<'_, PyAny>) -> String {
-    object
-        .repr()
-        .map(|text| text.to_string_lossy().into_owned())
-        .unwrap_or_else(|_| "?".to_owned())
+    object.repr().map(|text| text.to_string_lossy().into_owned()).unwrap_or_else(|_| "?".to_owned())
 }
 
 pub(super) fn unchanged(before: usize, after: usize) -> Result<(), Fault> {
-    if before == after {
-        Ok(())
-    } else {
-        Err(changed().into())
-    }
+    if before == after { Ok(()) } else { Err(changed().into()) }
 }
 
 /// Only another thread can do that.
 pub(super) fn changed() -> PyErr {
-    PyRuntimeError::new_err(
-        "the value changed while it was being stored; store a copy of what other threads change",
-    )
+    PyRuntimeError::new_err("the value changed while it was being stored; store a copy of what other threads change")
 }

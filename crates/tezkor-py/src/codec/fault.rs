@@ -17,18 +17,12 @@ impl Fault {
     pub fn foreign(object: &Bound<'_, PyAny>) -> Self {
         let class = object.get_type();
         let name = class.fully_qualified_name().map(|name| name.to_string());
-        Self::Foreign {
-            what: name.unwrap_or_else(|_| "object".to_owned()),
-            steps: Vec::new(),
-        }
+        Self::Foreign { what: name.unwrap_or_else(|_| "object".to_owned()), steps: Vec::new() }
     }
 
     /// A value that is a tree for the format, but not in memory: pickle keeps what is shared in it.
     pub fn because(what: &str) -> Self {
-        Self::Foreign {
-            what: what.to_owned(),
-            steps: Vec::new(),
-        }
+        Self::Foreign { what: what.to_owned(), steps: Vec::new() }
     }
 
     /// Notes that the fault is within this part of a container.
@@ -82,10 +76,6 @@ impl From<PyErr> for Unreadable {
     /// What hostile or outdated bytes make Python raise is a miss. What is no `Exception` comes from outside.
     fn from(error: PyErr) -> Self {
         let about_the_value = Python::attach(|py| error.is_instance_of::<PyException>(py));
-        if about_the_value {
-            Self::Miss
-        } else {
-            Self::Python(error)
-        }
+        if about_the_value { Self::Miss } else { Self::Python(error) }
     }
 }

@@ -14,9 +14,7 @@ use std::borrow::Cow;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
-use tezkor::codec::{
-    CODEC_COUNT, CODEC_MASK, CODEC_PICKLE, CODEC_TAGGED, FLAG_LZ4, FLAG_ZSTD, ext,
-};
+use tezkor::codec::{CODEC_COUNT, CODEC_MASK, CODEC_PICKLE, CODEC_TAGGED, FLAG_LZ4, FLAG_ZSTD, ext};
 
 use crate::django::loaded_safe_string;
 use crate::types::{is_exact, types};
@@ -52,25 +50,16 @@ impl Format {
         let py = value.py();
         buffer.clear();
         let mut encoded = match Encoder::new(py, buffer, false)?.encode(value) {
-            Ok(bytes) => Encoded {
-                codec: CODEC_TAGGED,
-                bytes,
-            },
+            Ok(bytes) => Encoded { codec: CODEC_TAGGED, bytes },
             Err(Fault::Python(error)) => return Err(error),
             Err(Fault::Foreign { .. }) if self.pickle => {
                 let pickled = types(py)?.dumps.bind(py).call1((value, 5))?;
-                Encoded {
-                    codec: CODEC_PICKLE,
-                    bytes: pickled.cast::<PyBytes>()?.as_bytes().to_vec(),
-                }
+                Encoded { codec: CODEC_PICKLE, bytes: pickled.cast::<PyBytes>()?.as_bytes().to_vec() }
             }
             Err(Fault::Foreign { .. }) => {
                 return match Encoder::new(py, Vec::new(), true)?.encode(value) {
                     Err(fault) => Err(fault.into_type_error()),
-                    Ok(bytes) => Ok(Encoded {
-                        codec: CODEC_TAGGED,
-                        bytes,
-                    }),
+                    Ok(bytes) => Ok(Encoded { codec: CODEC_TAGGED, bytes }),
                 };
             }
         };
@@ -86,12 +75,7 @@ impl Format {
     }
 
     /// Decodes a value. A count is not decoded: it is not bytes.
-    pub fn decode<'py>(
-        &self,
-        py: Python<'py>,
-        codec: u8,
-        bytes: &[u8],
-    ) -> Result<Bound<'py, PyAny>, Unreadable> {
+    pub fn decode<'py>(&self, py: Python<'py>, codec: u8, bytes: &[u8]) -> Result<Bound<'py, PyAny>, Unreadable> {
         let method = match codec & !CODEC_MASK {
             0 => None,
             FLAG_LZ4 => Some(Method::Lz4),
@@ -100,17 +84,12 @@ impl Format {
         };
         let payload = match method {
             None => Cow::Borrowed(bytes),
-            Some(method) if bytes.len() > RELEASE_BYTES => {
-                Cow::Owned(py.detach(|| compress::unpack(method, bytes))?)
-            }
+            Some(method) if bytes.len() > RELEASE_BYTES => Cow::Owned(py.detach(|| compress::unpack(method, bytes))?),
             Some(method) => Cow::Owned(compress::unpack(method, bytes)?),
         };
         match codec & CODEC_MASK {
             CODEC_TAGGED => Decoder::decode(py, &payload),
-            CODEC_PICKLE if self.pickle => Ok(types(py)?
-                .loads
-                .bind(py)
-                .call1((PyBytes::new(py, &payload),))?),
+            CODEC_PICKLE if self.pickle => Ok(types(py)?.loads.bind(py).call1((PyBytes::new(py, &payload),))?),
             _ => Err(Unreadable::Miss),
         }
     }
@@ -147,9 +126,7 @@ impl<'py> Encoder<'py> {
     fn django_object(&mut self, value: &Bound<'py, PyAny>, depth: u32) -> Result<(), Fault> {
         if loaded_safe_string(self.py).is_some_and(|class| is_exact(value, class)) {
             let text = value.cast::<PyString>().map_err(PyErr::from)?;
-            let text = text
-                .to_str()
-                .map_err(|_| Fault::because("a safe string with lone surrogates"))?;
+            let text = text.to_str().map_err(|_| Fault::because("a safe string with lone surrogates"))?;
             self.out.extension(ext::SAFE, text.as_bytes());
             return Ok(());
         }

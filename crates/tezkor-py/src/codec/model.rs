@@ -1,14 +1,13 @@
 //! Django model instances, both ways, as unpickling would bring them back: no `__init__`, no signals, and Django's
 //! version left in the `__dict__`. What Django itself does not pickle in its plain way is not written here.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyList, PyString, PyType};
-use tezkor::codec::{
-    Reader, SHAPE_ADDING, SHAPE_HAS_ADDING, SHAPE_HAS_DB, SHAPE_RELATED, Shape, Token, ext,
-};
+use tezkor::codec::{Reader, SHAPE_ADDING, SHAPE_HAS_ADDING, SHAPE_HAS_DB, SHAPE_RELATED, Shape, Token, ext};
 
 use super::decode::Decoder;
 use super::encode::{Encoder, changed, deeper, unchanged};
@@ -74,8 +73,7 @@ impl<'py> Encoder<'py> {
         let mut flags = first.flags;
         for instance in &instances {
             flags |= instance.flags & SHAPE_RELATED;
-            let alike = (instance.flags ^ first.flags) & !SHAPE_RELATED == 0
-                && instance.database == first.database;
+            let alike = (instance.flags ^ first.flags) & !SHAPE_RELATED == 0 && instance.database == first.database;
             if !alike || !has_names(&instance.dict, &names) {
                 return Ok(false);
             }
@@ -124,10 +122,7 @@ impl<'py> Encoder<'py> {
         object: Bound<'py, PyAny>,
     ) -> Result<Option<Instance<'py>>, Fault> {
         let py = self.py;
-        let Ok(dict) = object
-            .getattr(intern!(py, "__dict__"))?
-            .cast_into_exact::<PyDict>()
-        else {
+        let Ok(dict) = object.getattr(intern!(py, "__dict__"))?.cast_into_exact::<PyDict>() else {
             return Ok(None);
         };
         let Some(state) = dict.get_item(intern!(py, "_state"))? else {
@@ -136,24 +131,14 @@ impl<'py> Encoder<'py> {
         if !is_exact(&state, &models.state) {
             return Ok(None);
         }
-        if let Some(version) = dict.get_item(intern!(py, "_django_version"))? {
-            if !version.eq(model.version.bind(py))? {
-                return Ok(None);
-            }
+        let version = dict.get_item(intern!(py, "_django_version"))?;
+        if version.is_some_and(|version| !version.eq(model.version.bind(py)).unwrap_or(false)) {
+            return Ok(None);
         }
-        let Ok(state) = state
-            .getattr(intern!(py, "__dict__"))?
-            .cast_into_exact::<PyDict>()
-        else {
+        let Ok(state) = state.getattr(intern!(py, "__dict__"))?.cast_into_exact::<PyDict>() else {
             return Ok(None);
         };
-        let mut instance = Instance {
-            object,
-            dict,
-            related: None,
-            flags: 0,
-            database: None,
-        };
+        let mut instance = Instance { object, dict, related: None, flags: 0, database: None };
         for (name, value) in Items::new(&state) {
             if name.is(intern!(py, "db")) {
                 instance.flags |= SHAPE_HAS_DB;
@@ -170,8 +155,7 @@ impl<'py> Encoder<'py> {
                 let Ok(adding) = value.cast_into_exact::<PyBool>() else {
                     return Ok(None);
                 };
-                instance.flags |=
-                    SHAPE_HAS_ADDING | if adding.is_true() { SHAPE_ADDING } else { 0 };
+                instance.flags |= SHAPE_HAS_ADDING | if adding.is_true() { SHAPE_ADDING } else { 0 };
             } else if name.is(intern!(py, "fields_cache")) {
                 let Ok(related) = value.cast_into_exact::<PyDict>() else {
                     return Ok(None);
@@ -187,13 +171,7 @@ impl<'py> Encoder<'py> {
         Ok(Some(instance))
     }
 
-    fn shape(
-        &mut self,
-        model: &Arc<Model>,
-        flags: u64,
-        database: Option<String>,
-        names: &[Bound<'py, PyString>],
-    ) {
+    fn shape(&mut self, model: &Arc<Model>, flags: u64, database: Option<String>, names: &[Bound<'py, PyString>]) {
         let py = self.py;
         let class = model.class.as_ptr().addr();
         let equal = |shape: &ShapeKey| {
@@ -201,11 +179,7 @@ impl<'py> Encoder<'py> {
                 && shape.flags == flags
                 && shape.database == database
                 && shape.names.len() == names.len()
-                && shape
-                    .names
-                    .iter()
-                    .zip(names)
-                    .all(|(one, other)| same(one.bind(py), other))
+                && shape.names.iter().zip(names).all(|(one, other)| same(one.bind(py), other))
         };
         if let Some(number) = self.shapes.iter().position(equal) {
             return self.out.uint(number as u64);
@@ -226,12 +200,7 @@ impl<'py> Encoder<'py> {
             self.out.str(name.to_str().unwrap_or_default());
         }
         let names = names.iter().map(|name| name.clone().unbind()).collect();
-        self.shapes.push(ShapeKey {
-            class,
-            flags,
-            database,
-            names,
-        });
+        self.shapes.push(ShapeKey { class, flags, database, names });
     }
 
     fn row(
@@ -281,11 +250,7 @@ fn attributes<'a, 'py>(
 }
 
 fn names<'py>(dict: &Bound<'py, PyDict>) -> Option<Vec<Bound<'py, PyString>>> {
-    let text = |name: Bound<'py, PyAny>| {
-        name.cast_into_exact::<PyString>()
-            .ok()
-            .filter(|name| name.to_str().is_ok())
-    };
+    let text = |name: Bound<'py, PyAny>| name.cast_into_exact::<PyString>().ok().filter(|name| name.to_str().is_ok());
     let names: Option<Vec<_>> = attributes(dict).map(|(name, _)| text(name)).collect();
     names.filter(|names| !names.is_empty())
 }
@@ -294,9 +259,7 @@ fn has_names(dict: &Bound<'_, PyDict>, names: &[Bound<'_, PyString>]) -> bool {
     let mut count = 0;
     let alike = attributes(dict).all(|(name, _)| {
         count += 1;
-        names
-            .get(count - 1)
-            .is_some_and(|expected| same(&name, expected))
+        names.get(count - 1).is_some_and(|expected| same(&name, expected))
     });
     alike && count == names.len()
 }
@@ -316,18 +279,14 @@ pub struct Pattern<'py> {
 
 impl<'py> Decoder<'py> {
     /// A single instance, or a list of them.
-    pub(super) fn models(
-        &mut self,
-        payload: &[u8],
-        depth: u32,
-    ) -> Result<Bound<'py, PyAny>, Unreadable> {
+    pub(super) fn models(&mut self, payload: &[u8], depth: u32) -> Result<Bound<'py, PyAny>, Unreadable> {
         let mut reader = Reader::new(payload);
         let number = usize::try_from(reader.expect_uint()?).map_err(|_| Unreadable::Miss)?;
         if number == self.patterns.len() {
             let pattern = self.pattern(&Shape::read(&mut reader)?)?;
-            self.patterns.push(Arc::new(pattern));
+            self.patterns.push(Rc::new(pattern));
         }
-        let pattern = Arc::clone(self.patterns.get(number).ok_or(Unreadable::Miss)?);
+        let pattern = Rc::clone(self.patterns.get(number).ok_or(Unreadable::Miss)?);
         let mut ahead = reader.clone();
         let value = if ahead.token()? == Token::Nil {
             reader = ahead;
@@ -347,11 +306,8 @@ impl<'py> Decoder<'py> {
     /// The class as it is: an entry that was written for other fields is a miss.
     fn pattern(&self, shape: &Shape) -> Result<Pattern<'py>, Unreadable> {
         let py = self.py;
-        let model = models(py)?
-            .named(py, &shape.app_label, &shape.model)?
-            .ok_or(Unreadable::Miss)?;
-        if model.fingerprint != shape.fingerprint || !model.plain || shape.flags & !SHAPE_KNOWN != 0
-        {
+        let model = models(py)?.named(py, &shape.app_label, &shape.model)?.ok_or(Unreadable::Miss)?;
+        if model.fingerprint != shape.fingerprint || !model.plain || shape.flags & !SHAPE_KNOWN != 0 {
             return Err(Unreadable::Miss);
         }
         let (dict, state) = (PyDict::new(py), PyDict::new(py));
@@ -367,20 +323,11 @@ impl<'py> Decoder<'py> {
             state.set_item(intern!(py, "adding"), shape.flags & SHAPE_ADDING != 0)?;
         }
         if shape.flags & SHAPE_HAS_DB != 0 {
-            let alias = shape
-                .database
-                .as_ref()
-                .map(|alias| PyString::intern(py, alias));
+            let alias = shape.database.as_ref().map(|alias| PyString::intern(py, alias));
             state.set_item(intern!(py, "db"), alias)?;
         }
         state.set_item(intern!(py, "fields_cache"), py.None())?;
-        Ok(Pattern {
-            model,
-            related: shape.flags & SHAPE_RELATED != 0,
-            names,
-            dict,
-            state,
-        })
+        Ok(Pattern { model, related: shape.flags & SHAPE_RELATED != 0, names, dict, state })
     }
 
     fn instance(
@@ -399,16 +346,10 @@ impl<'py> Decoder<'py> {
         let state = pattern.state.copy()?;
         state.set_item(intern!(py, "fields_cache"), related)?;
         let dict = pattern.dict.copy()?;
-        dict.set_item(
-            intern!(py, "_state"),
-            self.types
-                .instance(models(py)?.state.bind(py), state.as_any())?,
-        )?;
+        dict.set_item(intern!(py, "_state"), self.types.instance(models(py)?.state.bind(py), state.as_any())?)?;
         for name in &pattern.names {
             dict.set_item(name, self.value(reader, depth)?)?;
         }
-        Ok(self
-            .types
-            .instance(pattern.model.class.bind(py), dict.as_any())?)
+        Ok(self.types.instance(pattern.model.class.bind(py), dict.as_any())?)
     }
 }

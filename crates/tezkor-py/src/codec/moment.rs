@@ -4,9 +4,7 @@
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
-use tezkor::codec::{
-    Zone, check_date, ext, is_zone_name, push_zone, split_datetime, split_time, split_timedelta,
-};
+use tezkor::codec::{Zone, check_date, ext, is_zone_name, push_zone, split_datetime, split_time, split_timedelta};
 
 use super::decode::Decoder;
 use super::encode::Encoder;
@@ -27,9 +25,7 @@ impl<'py> Encoder<'py> {
             self.out.extension(kind, bytes);
             return Ok(());
         }
-        let zone = self
-            .zone(&state.get_item(1)?)?
-            .ok_or_else(|| Fault::because("in a zone of its own class"))?;
+        let zone = self.zone(&state.get_item(1)?)?.ok_or_else(|| Fault::because("in a zone of its own class"))?;
         let mut payload = Vec::with_capacity(48);
         payload.extend_from_slice(bytes);
         push_zone(&mut payload, &zone);
@@ -60,13 +56,8 @@ impl<'py> Encoder<'py> {
             return Ok(None);
         };
         // A zone that was made beside the cache of zones is pickled in another way.
-        let same = is_zone_name(&name)
-            && self
-                .types
-                .zone
-                .bind(self.py)
-                .call1((&name,))
-                .is_ok_and(|cached| cached.is(zone));
+        let same =
+            is_zone_name(&name) && self.types.zone.bind(self.py).call1((&name,)).is_ok_and(|cached| cached.is(zone));
         Ok(same.then_some(Zone::Named(name)))
     }
 
@@ -92,11 +83,7 @@ impl<'py> Decoder<'py> {
     /// A date.
     pub(super) fn date(&self, payload: &[u8]) -> Result<Bound<'py, PyAny>, Unreadable> {
         check_date(payload.try_into().map_err(|_| Unreadable::Miss)?)?;
-        Ok(self
-            .types
-            .date
-            .bind(self.py)
-            .call1((PyBytes::new(self.py, payload),))?)
+        Ok(self.types.date.bind(self.py).call1((PyBytes::new(self.py, payload),))?)
     }
 
     /// A time.
@@ -137,10 +124,6 @@ impl<'py> Decoder<'py> {
 
     /// A timedelta.
     pub(super) fn timedelta(&self, payload: &[u8]) -> Result<Bound<'py, PyAny>, Unreadable> {
-        Ok(self
-            .types
-            .timedelta
-            .bind(self.py)
-            .call1(split_timedelta(payload)?)?)
+        Ok(self.types.timedelta.bind(self.py).call1(split_timedelta(payload)?)?)
     }
 }

@@ -26,25 +26,16 @@ const PLACED: [&str; 8] = [
 
 impl<'py> Encoder<'py> {
     /// Writes a response and returns true, when the object is one.
-    pub(super) fn response(
-        &mut self,
-        object: &Bound<'py, PyAny>,
-        depth: u32,
-    ) -> Result<bool, Fault> {
+    pub(super) fn response(&mut self, object: &Bound<'py, PyAny>, depth: u32) -> Result<bool, Fault> {
         let py = self.py;
         let Some(responses) = loaded_responses(py) else {
             return Ok(false);
         };
-        let is_kind = |class: &Option<Py<PyType>>| {
-            class.as_ref().is_some_and(|class| is_exact(object, class))
-        };
+        let is_kind = |class: &Option<Py<PyType>>| class.as_ref().is_some_and(|class| is_exact(object, class));
         let Some(kind) = responses.classes.iter().position(is_kind) else {
             return Ok(false);
         };
-        let Ok(dict) = object
-            .getattr(intern!(py, "__dict__"))?
-            .cast_into_exact::<PyDict>()
-        else {
+        let Ok(dict) = object.getattr(intern!(py, "__dict__"))?.cast_into_exact::<PyDict>() else {
             return Ok(false);
         };
         // Pickling an unrendered response raises; let pickle do it.
@@ -56,30 +47,22 @@ impl<'py> Encoder<'py> {
             return Ok(false);
         }
         let part = |name: &str| dict.get_item(name);
-        let (Some(headers), Some(cookies), Some(container)) =
-            (part("headers")?, part("cookies")?, part("_container")?)
+        let (Some(headers), Some(cookies), Some(container)) = (part("headers")?, part("cookies")?, part("_container")?)
         else {
             return Ok(false);
         };
         let at_rest = part("_handler_class")?.is_some_and(|handler| handler.is_none())
             && part("_resource_closers")?.is_some_and(|closers| {
-                closers.is_exact_instance_of::<PyList>()
-                    && closers.len().is_ok_and(|count| count == 0)
+                closers.is_exact_instance_of::<PyList>() && closers.len().is_ok_and(|count| count == 0)
             });
-        let (Some(headers), Some(cookies)) = (
-            self.headers(&headers, &responses.headers)?,
-            self.cookies(&cookies)?,
-        ) else {
+        let (Some(headers), Some(cookies)) = (self.headers(&headers, &responses.headers)?, self.cookies(&cookies)?)
+        else {
             return Ok(false);
         };
         let Ok(container) = container.cast_into_exact::<PyList>() else {
             return Ok(false);
         };
-        if !at_rest
-            || !container
-                .iter()
-                .all(|chunk| chunk.is_exact_instance_of::<PyBytes>())
-        {
+        if !at_rest || !container.iter().all(|chunk| chunk.is_exact_instance_of::<PyBytes>()) {
             return Ok(false);
         }
         self.once(object)?;
@@ -103,12 +86,7 @@ impl<'py> Encoder<'py> {
         }
         self.out.array(container.len());
         for chunk in container.iter() {
-            self.out.bin(
-                chunk
-                    .cast_exact::<PyBytes>()
-                    .map_err(PyErr::from)?
-                    .as_bytes(),
-            );
+            self.out.bin(chunk.cast_exact::<PyBytes>().map_err(PyErr::from)?.as_bytes());
         }
         let others = PyDict::new(py);
         for (name, value) in Items::new(&dict) {
@@ -140,10 +118,7 @@ impl<'py> Encoder<'py> {
         if !is_exact(headers, class) {
             return Ok(None);
         }
-        let Ok(dict) = headers
-            .getattr(intern!(py, "__dict__"))?
-            .cast_into_exact::<PyDict>()
-        else {
+        let Ok(dict) = headers.getattr(intern!(py, "__dict__"))?.cast_into_exact::<PyDict>() else {
             return Ok(None);
         };
         let (Some(store), 1) = (dict.get_item(intern!(py, "_store"))?, dict.len()) else {
@@ -174,10 +149,7 @@ impl<'py> Encoder<'py> {
     }
 
     /// Name, key, value, coded value and attributes of each cookie.
-    fn cookies(
-        &self,
-        cookies: &Bound<'py, PyAny>,
-    ) -> Result<Option<Vec<Bound<'py, PyAny>>>, Fault> {
+    fn cookies(&self, cookies: &Bound<'py, PyAny>) -> Result<Option<Vec<Bound<'py, PyAny>>>, Fault> {
         let py = self.py;
         let types = self.types;
         if !is_exact(cookies, &types.simple_cookie) || !has_dict(cookies, 0)? {
@@ -190,11 +162,7 @@ impl<'py> Encoder<'py> {
                 return Ok(None);
             }
             let attributes = PyDict::new(py);
-            attributes.update(
-                morsel
-                    .cast::<pyo3::types::PyMapping>()
-                    .map_err(PyErr::from)?,
-            )?;
+            attributes.update(morsel.cast::<pyo3::types::PyMapping>().map_err(PyErr::from)?)?;
             parts.push(name);
             for part in ["key", "value", "coded_value"] {
                 parts.push(morsel.getattr(part)?);
@@ -212,11 +180,7 @@ fn has_dict(object: &Bound<'_, PyAny>, count: usize) -> PyResult<bool> {
 
 impl<'py> Decoder<'py> {
     /// A response.
-    pub(super) fn response(
-        &mut self,
-        payload: &[u8],
-        depth: u32,
-    ) -> Result<Bound<'py, PyAny>, Unreadable> {
+    pub(super) fn response(&mut self, payload: &[u8], depth: u32) -> Result<Bound<'py, PyAny>, Unreadable> {
         let py = self.py;
         let responses = responses(py)?;
         let mut reader = Reader::new(payload);
@@ -224,9 +188,7 @@ impl<'py> Decoder<'py> {
             return Err(Unreadable::Miss);
         }
         let kind = usize::try_from(reader.expect_uint()?).ok();
-        let class = kind
-            .and_then(|kind| responses.classes.get(kind)?.as_ref())
-            .ok_or(Unreadable::Miss)?;
+        let class = kind.and_then(|kind| responses.classes.get(kind)?.as_ref()).ok_or(Unreadable::Miss)?;
         let status = self.value(&mut reader, depth)?;
         let reason = self.value(&mut reader, depth)?;
         let charset = self.value(&mut reader, depth)?;
@@ -242,11 +204,7 @@ impl<'py> Decoder<'py> {
         let dict = PyDict::new(py);
         let wrapper = PyDict::new(py);
         wrapper.set_item(intern!(py, "_store"), headers)?;
-        dict.set_item(
-            intern!(py, "headers"),
-            self.types
-                .instance(responses.headers.bind(py), wrapper.as_any())?,
-        )?;
+        dict.set_item(intern!(py, "headers"), self.types.instance(responses.headers.bind(py), wrapper.as_any())?)?;
         dict.set_item(intern!(py, "_charset"), charset)?;
         dict.set_item(intern!(py, "_resource_closers"), PyList::empty(py))?;
         dict.set_item(intern!(py, "_handler_class"), py.None())?;
@@ -280,11 +238,7 @@ impl<'py> Decoder<'py> {
         Ok(store)
     }
 
-    fn read_cookies(
-        &mut self,
-        reader: &mut Reader<'_>,
-        depth: u32,
-    ) -> Result<Bound<'py, PyAny>, Unreadable> {
+    fn read_cookies(&mut self, reader: &mut Reader<'_>, depth: u32) -> Result<Bound<'py, PyAny>, Unreadable> {
         let py = self.py;
         let count = reader.expect_array()?;
         if !count.is_multiple_of(5) {
@@ -320,10 +274,7 @@ pub fn make_cookies<'py>(
         state.set_item(intern!(py, "coded_value"), coded)?;
         morsel.call_method1(intern!(py, "__setstate__"), (state,))?;
         types.dict_update.bind(py).call1((&morsel, attributes))?;
-        types
-            .dict_set_item
-            .bind(py)
-            .call1((&cookies, name, morsel))?;
+        types.dict_set_item.bind(py).call1((&cookies, name, morsel))?;
     }
     Ok(cookies)
 }

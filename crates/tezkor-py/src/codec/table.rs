@@ -42,10 +42,7 @@ impl<'py> Encoder<'py> {
             return Ok(false);
         };
         for row in &rows[1..] {
-            if row.len() != columns.len()
-                || !Items::new(row)
-                    .zip(&columns)
-                    .all(|((key, _), column)| same(&key, column))
+            if row.len() != columns.len() || !Items::new(row).zip(&columns).all(|((key, _), column)| same(&key, column))
             {
                 return Ok(false);
             }
@@ -97,32 +94,20 @@ impl<'py> Encoder<'py> {
 }
 
 /// All items, when each is of this very type.
-fn all_exact<'py, T: pyo3::PyTypeInfo>(
-    list: &Bound<'py, PyList>,
-) -> Result<Option<Vec<Bound<'py, T>>>, Fault> {
+fn all_exact<'py, T: pyo3::PyTypeInfo>(list: &Bound<'py, PyList>) -> Result<Option<Vec<Bound<'py, T>>>, Fault> {
     let mut rows = Vec::with_capacity(list.len());
     for index in 0..list.len() {
-        match list
-            .get_item(index)
-            .map_err(|_| changed())?
-            .cast_into_exact::<T>()
-        {
+        match list.get_item(index).map_err(|_| changed())?.cast_into_exact::<T>() {
             Ok(row) => rows.push(row),
             Err(_) => return Ok(None),
         }
     }
-    Ok(if rows.len() < ROWS_MIN {
-        None
-    } else {
-        Some(rows)
-    })
+    Ok(if rows.len() < ROWS_MIN { None } else { Some(rows) })
 }
 
 /// The keys of a dict, when all are text and there is at least one.
 fn columns<'py>(row: &Bound<'py, PyDict>) -> Option<Vec<Bound<'py, PyString>>> {
-    let columns: Option<Vec<_>> = Items::new(row)
-        .map(|(key, _)| key.cast_into_exact::<PyString>().ok())
-        .collect();
+    let columns: Option<Vec<_>> = Items::new(row).map(|(key, _)| key.cast_into_exact::<PyString>().ok()).collect();
     columns.filter(|columns| !columns.is_empty())
 }
 
@@ -133,11 +118,7 @@ fn same(key: &Bound<'_, PyAny>, column: &Bound<'_, PyString>) -> bool {
 
 impl<'py> Decoder<'py> {
     /// A list of dicts. Each row starts as a copy of a dict that has all keys, which is cheaper than growing it.
-    pub(super) fn rows(
-        &mut self,
-        payload: &[u8],
-        depth: u32,
-    ) -> Result<Bound<'py, PyAny>, Unreadable> {
+    pub(super) fn rows(&mut self, payload: &[u8], depth: u32) -> Result<Bound<'py, PyAny>, Unreadable> {
         let mut reader = Reader::new(payload);
         let width = reader.expect_array()?;
         let mut columns = Vec::new();
@@ -161,11 +142,7 @@ impl<'py> Decoder<'py> {
     }
 
     /// A list of tuples.
-    pub(super) fn tuples(
-        &mut self,
-        payload: &[u8],
-        depth: u32,
-    ) -> Result<Bound<'py, PyAny>, Unreadable> {
+    pub(super) fn tuples(&mut self, payload: &[u8], depth: u32) -> Result<Bound<'py, PyAny>, Unreadable> {
         let mut reader = Reader::new(payload);
         let width = usize::try_from(reader.expect_uint()?).map_err(|_| Unreadable::Miss)?;
         let count = reader.expect_rows(width)?;

@@ -69,8 +69,7 @@ pub use reader::{Error, Reader, Token};
 pub use value::{DateTime, Moment, Response, Shape, Value};
 pub use writer::{Mark, Writer};
 
-/// A counter: the store keeps it as one word, there is no payload.
-pub const CODEC_COUNT: u8 = 0;
+pub use crate::entry::CODEC_COUNT;
 /// A payload in the format of this module.
 pub const CODEC_TAGGED: u8 = 1;
 /// A payload that only Python can read.
