@@ -1,17 +1,18 @@
-"""Sends a plan to the shop and notes how long each answer took: a process of its own, with one thread per client.
+"""Sends visits to the shop and notes how long each answer took: a process of its own, with one thread per client.
 
 Each request has a connection of its own, as from a web server in front, so that any worker may get it.
-Run as `python -m measure.load PORT PLAN RESULT`; prints the number of answers twice a second.
+Run as `python -m measure.load PORT`: visits come as JSON on standard input, figures go as JSON to standard output.
 """
 
 import json
+import queue
 import re
 import socket
 import sys
 import threading
 import time
-from pathlib import Path
 
+CLIENTS = 4
 TOKEN = re.compile(rb'name="csrfmiddlewaretoken" value="([^"]+)"')
 READS_AROUND_WRITE = 3  # as many as there are workers
 
@@ -57,7 +58,7 @@ class Visitor:
 
 
 class Client(threading.Thread):
-    """One thread that makes visit after visit."""
+    """One thread that makes visit after visit, as long as there are any."""
 
     def __init__(self, port, visits, price_token):
         super().__init__()
@@ -67,10 +68,12 @@ class Client(threading.Thread):
 
     def run(self):
         try:
-            for visit in self.visits:
+            while True:
                 self.visitor.cookies = {}
-                for kind, *what in visit:
+                for kind, *what in self.visits.get_nowait():
                     getattr(self, f"do_{kind}")(*what)
+        except queue.Empty:
+            pass
         except (OSError, ValueError) as problem:  # a failure to report, not a thread to lose
             self.visitor.failures.append(f"no proper answer: {problem!r}")
 
@@ -88,7 +91,7 @@ class Client(threading.Thread):
         self.visitor.send("GET", "/cart/")
 
     def do_price(self, pk, price):
-        """Reads a film, changes its price, reads it again; nobody else writes it, so another price is an old one."""
+        """Reads a film, changes its price, reads it again; nobody else writes it, so any other is an old one."""
         for _ in range(READS_AROUND_WRITE):
             self.visitor.send("GET", f"/film/{pk}/film/")
         self.visitor.send(
@@ -100,29 +103,28 @@ class Client(threading.Thread):
             self.old_prices += f'class="price">${price}<'.encode() not in page
 
 
-def send(port, plan, say):
-    clients = [Client(port, visits, plan["price_token"]) for visits in plan["clients"]]
+def send(port, visits, price_token):
+    waiting = queue.SimpleQueue()
+    for visit in visits:
+        waiting.put(visit)
+    clients = [Client(port, waiting, price_token) for _ in range(CLIENTS)]
     start = time.perf_counter()
     for client in clients:
         client.start()
     for client in clients:
-        while client.is_alive():
-            client.join(0.5)
-            say(sum(len(one.visitor.latencies) for one in clients))
+        client.join()
     seconds = time.perf_counter() - start
-    queries, lookups, hits, loads = (
-        sum(meter) for meter in zip(*(one.visitor.meters for one in clients), strict=True)
-    )
+    meters = zip(*(client.visitor.meters for client in clients), strict=True)
+    queries, lookups, hits, loads = map(sum, meters)
     return {
-        "seconds": seconds, "latencies": sorted(t for one in clients for t in one.visitor.latencies),
+        "seconds": seconds, "latencies": [latency for client in clients for latency in client.visitor.latencies],
         "queries": queries, "lookups": lookups, "hits": hits, "loads": loads,
-        "old_prices": sum(one.old_prices for one in clients),
-        "price_reads": sum(one.price_reads for one in clients),
-        "failures": [failure for one in clients for failure in one.visitor.failures],
+        "old_prices": sum(client.old_prices for client in clients),
+        "price_reads": sum(client.price_reads for client in clients),
+        "failures": [failure for client in clients for failure in client.visitor.failures],
     }  # fmt: skip
 
 
 if __name__ == "__main__":
-    port, plan, result = sys.argv[1:]
-    answer = send(int(port), json.loads(Path(plan).read_text()), lambda done: print(done, flush=True))
-    Path(result).write_text(json.dumps(answer))
+    asked = json.load(sys.stdin)
+    json.dump(send(int(sys.argv[1]), asked["visits"], asked["price_token"]), sys.stdout)

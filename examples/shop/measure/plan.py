@@ -1,19 +1,20 @@
-"""The load: what visitors do, drawn once from a seed and sent alike to every cache.
+"""The load: what visitors do, drawn from a seed and sent alike to every cache, slice by slice.
 
 Films are drawn by their number of critics' reviews (`critics`) or by their box office (`audience`), genres by their
 number of films. Neither is a count of votes: the data has none. The critics' numbers are complete but flat (the first
-1 000 films get a quarter of them); the box office is steep, but known for one film in six. A film whose price changes
-belongs to one client alone, so that the last price of each film does not depend on who is faster.
+1 000 films get a quarter of them); the box office is steep, but known for one film in six. Each slice changes one
+price, so that it is certain which price is the last one, and that some are checked however slow the machine is.
 """
 
 import random
 import sqlite3
 
-CLIENTS = 4
+REQUESTS = 150  # of a slice: about two seconds without a cache
 STEPS = {  # share of what a visitor does next, in thousandths
-    "list": 280, "film": 380, "search": 110, "home": 60, "person": 60,
-    "cart": 40, "add": 35, "trending": 20, "numbers": 10, "price": 5,
+    "list": 280, "film": 385, "search": 110, "home": 60, "person": 60,
+    "cart": 40, "add": 35, "trending": 20, "numbers": 10,
 }  # fmt: skip
+WEIGHT = {"get": 1, "add": 3, "price": 7}  # requests of a step
 
 
 def by_audience(films):
@@ -48,26 +49,24 @@ class Plan:
         self.people_weights = [weight_of[film] for film, _ in self.people]
         self.words = [names[person].split()[-1].lower() for _, person in self.people]
 
-    def clients(self, requests):
-        """For each client a list of visits, a visit being a list of steps; `requests` in all, more or less."""
-        return [self._visits(client, requests // CLIENTS) for client in range(CLIENTS)]
-
-    def _visits(self, client, requests):
-        visits, sent = [], 0
-        while sent < requests:
+    def slice(self):
+        """The next visits, a visit being a list of steps."""
+        visits, sent = [[("price", self._film_row()[0], f"{self.dice.randint(300, 3000) / 100:.2f}")]], 0
+        while sent < REQUESTS:
             kinds = self.dice.choices(list(STEPS), list(STEPS.values()), k=self.dice.randint(3, 15))
-            visit = [step for kind in kinds for step in getattr(self, f"_{kind}")(client)]
+            visit = [step for kind in kinds for step in getattr(self, f"_{kind}")()]
             visits.append(visit)
-            sent += sum({"get": 1, "add": 3, "price": 7}[step[0]] for step in visit)
+            sent += sum(WEIGHT[step[0]] for step in visit)
+        self.dice.shuffle(visits)
         return visits
 
     def _film_row(self):
         return self.dice.choices(self.films, self.weights)[0]
 
-    def _home(self, client):
+    def _home(self):
         return [("get", "/")]
 
-    def _list(self, client):
+    def _list(self):
         filters, films = [], len(self.films)
         if self.dice.random() < 0.6:
             genre, films = self.dice.choices(self.genres, [count for _, count in self.genres])[0]
@@ -82,7 +81,7 @@ class Plan:
             ("get", "/films/" + ("?" + "&".join([*filters, f"page={page}"]) if filters or page > 1 else ""))
         ]
 
-    def _search(self, client):
+    def _search(self):
         if self.dice.random() < 0.5:
             word = self.dice.choices(self.words, self.people_weights)[0]
         else:
@@ -90,35 +89,29 @@ class Plan:
         kept = "".join(letter for letter in word if letter.isascii() and letter.isalnum())
         return [("get", f"/films/?q={kept or 'love'}")]
 
-    def _film(self, client):
+    def _film(self):
         pk = self._film_row()[0]
         return [("get", film_path(pk)), ("get", f"/cover/{pk}.svg")]
 
-    def _person(self, client):
+    def _person(self):
         return [("get", f"/person/{self.dice.choices(self.people, self.people_weights)[0][1]}/")]
 
-    def _cart(self, client):
+    def _cart(self):
         return [("get", "/cart/")]
 
-    def _add(self, client):
+    def _add(self):
         return [("add", self._film_row()[0], self.dice.randint(1, 3))]
 
-    def _trending(self, client):
+    def _trending(self):
         return [("get", "/trending/")]
 
-    def _numbers(self, client):
+    def _numbers(self):
         return [("get", "/numbers/")]
 
-    def _price(self, client):
-        pk = self._film_row()[0]
-        while pk % CLIENTS != client:
-            pk = self._film_row()[0]
-        return [("price", pk, f"{self.dice.randint(300, 3000) / 100:.2f}")]
-
-    def sample(self, clients):
+    def sample(self, slices):
         """Pages to compare between the caches: some of each kind, and every film whose price was changed."""
         changed = sorted(
-            {step[1] for visits in clients for visit in visits for step in visit if step[0] == "price"}
+            {step[1] for visits in slices for visit in visits for step in visit if step[0] == "price"}
         )
         lists = [f"/films/?{query}" for query in ("page=1", "page=2", "genre=drama", "genre=comedy&page=3",
                  "genre=horror&sort=price", "decade=2000&sort=score", "sort=newest", "q=nolan", "q=love")]  # fmt: skip

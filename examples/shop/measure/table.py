@@ -4,7 +4,7 @@ from statistics import median
 
 
 def rows(run):
-    latencies, requests = run["latencies"], len(run["latencies"])
+    latencies, requests = sorted(run["latencies"]), len(run["latencies"])
     return {
         "median latency, ms": f"{median(latencies) * 1000:.1f}",
         "95th percentile, ms": f"{latencies[int(requests * 0.95)] * 1000:.1f}",
