@@ -133,6 +133,20 @@ def test_folders_that_the_web_server_serves_are_reported(folder, relation, serve
         assert f"{relation} {next(iter(served))}" in messages["tezkor.W002"]
 
 
+def sizes(**aliases):
+    with override_settings(CACHES=aliases):
+        return [message.msg for message in checks.check_settings() if message.id == "tezkor.W005"]
+
+
+def test_aliases_of_one_region_with_different_sizes_are_reported():
+    big, small = {"SIZE": "64MiB"}, {"SIZE": "32MiB"}
+    assert sizes(a=entry(OPTIONS=big), b=entry(LOCATION="name-space", OPTIONS=big)) == []
+    assert sizes(a=entry(OPTIONS=big), b=entry(LOCATION="shared://x", OPTIONS=small)) == []
+    assert sizes(a=entry(OPTIONS=big), b=entry(OPTIONS=small | {"REGION": "r"})) == []
+    for other in (entry(LOCATION="shared://"), entry(LOCATION="name-space?size=1MiB"), entry(OPTIONS=small)):
+        assert "'a': 67108864, 'b'" in sizes(a=entry(OPTIONS=big), b=other)[0]
+
+
 def test_checks_are_registered():
     with override_settings(CACHES={"default": entry(OPTIONS={"SIZ": 1})}):
         assert "tezkor.E003" in [message.id for message in run_checks()]

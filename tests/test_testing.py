@@ -63,10 +63,8 @@ PLUGIN_TESTS = """
     """
 
 
-def run_pytest(project, *arguments):
-    return project.run(
-        "-m", "pytest", "-q", "-p", "tezkor.pytest_plugin", "-p", "no:cacheprovider", *arguments
-    )
+def run_pytest(project, **kwargs):
+    return project.run("-m", "pytest", "-q", "-p", "tezkor.pytest_plugin", "-p", "no:cacheprovider", **kwargs)
 
 
 @pytest.mark.parametrize("clear", ["true", "false"])

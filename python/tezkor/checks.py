@@ -38,7 +38,8 @@ def _params(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_settings(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
-    return [message for alias, backend, entry in _aliases() for message in _check(alias, backend, entry)]
+    messages = [message for alias, backend, entry in _aliases() for message in _check(alias, backend, entry)]
+    return messages + list(_check_sizes())
 
 
 def _check(alias: str, backend: Any, entry: dict[str, Any]) -> Iterator[CheckMessage]:
@@ -60,6 +61,23 @@ def _check(alias: str, backend: Any, entry: dict[str, Any]) -> Iterator[CheckMes
             hint="Write an absolute path: processes that start elsewhere would use another folder.",
             id="tezkor.W003",
         )
+
+
+def _check_sizes() -> Iterator[CheckMessage]:
+    """A region has one size: that of whoever makes it."""
+    sizes: dict[str, dict[str, int | None]] = {}
+    for alias, backend, entry in _aliases():
+        plan = backend.read(entry.get("LOCATION", ""), _params(entry))
+        if not plan.mistakes:
+            sizes.setdefault(plan.region, {})[alias] = plan.arguments.get("size_bytes")
+    for aliases in sizes.values():
+        if len(set(aliases.values())) > 1:
+            said = ", ".join(f"{alias!r}: {size or 'not given'}" for alias, size in aliases.items())
+            yield Warning(
+                f"CACHES: {len(aliases)} aliases are in one region, but their sizes differ ({said}).",
+                hint="Give them the same SIZE: the first one that is opened decides for all.",
+                id="tezkor.W005",
+            )
 
 
 def _check_names(alias: str, entry: dict[str, Any]) -> Iterator[CheckMessage]:

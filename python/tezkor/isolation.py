@@ -21,7 +21,7 @@ def under_test_runner() -> bool:
     if hasattr(state, "saved_data"):  # between setup_test_environment() and teardown_test_environment()
         return True
     # pytest without our plugin (-p no:tezkor). Children of a test inherit the variable, but do not load pytest.
-    return "PYTEST_VERSION" in os.environ and "_pytest.config" in sys.modules
+    return "_pytest.config" in sys.modules and "PYTEST_VERSION" in os.environ
 
 
 def runs_management_command() -> bool:

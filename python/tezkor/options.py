@@ -33,9 +33,13 @@ class Mistake:
 
 @dataclass
 class Plan:
-    """What is fixed about a native cache once its settings are read; ``url`` is the LOCATION it opens."""
+    """What is fixed about a native cache once its settings are read.
+
+    ``url`` is the LOCATION it opens, ``region`` the place of the bytes, which several LOCATIONs may be in.
+    """
 
     url: str = ""
+    region: str = ""
     is_private: bool = False
     arguments: dict[str, Any] = field(default_factory=dict)
     mistakes: list[Mistake] = field(default_factory=list)
@@ -71,6 +75,9 @@ def plan(to_url: Callable[[Any], str], location: Any, params: Mapping[str, Any])
     if size_bytes is not None:
         result.arguments["size_bytes"] = size_bytes
     _key_function(result, params)
+    place = url.partition("?")[0]
+    is_own = place == "shared://" or "://" not in place
+    result.region = f"own {region}" if is_own else place
     result.is_private = isolation.under_test_runner() and not test.get("SHARED", False)
     if result.is_private:
         result.url = "memory://" + private_name(url)
