@@ -5,7 +5,7 @@ use super::layout::{UNIT_WORDS, header, segment};
 use super::record;
 use super::region::Region;
 use super::state::{self, NOBODY, Owner, Queue, State};
-use super::words::{AtomicU64, Ordering, Word};
+use super::words::{AtomicU64, Ordering, Word, fence};
 
 // The cursor: units reserved (low 32 bits), writers under way (16), low bits of the generation it belongs to (16).
 const WRITER: u64 = 1 << 32;
@@ -81,11 +81,11 @@ impl Region {
             }
             let fresh = match queue {
                 Queue::Main => self.claim_within_quarter(worker),
-                _ => self.take(worker, now_ms),
+                _ => self.take(worker, Queue::Small, now_ms),
             }?;
             if open.compare_exchange(NONE, fresh as u64, Ordering::AcqRel, Ordering::Relaxed).is_err() {
                 // Another thread of this process was faster: one open segment is enough.
-                self.release(fresh);
+                self.close(worker, queue, fresh);
             }
         }
     }
@@ -108,6 +108,8 @@ impl Region {
             self.seal(index, own, queue);
             return None;
         }
+        // Whoever reads what is written from here on finds the generation raised, however the processor orders the stores.
+        fence(Ordering::Release);
         reserved.record()[record::word::SHAPE].store(record::hole(units), Ordering::Relaxed);
         self.meta(index, segment::RECORDS).count(1);
         Some(reserved)
@@ -131,18 +133,34 @@ impl Region {
         }
     }
 
-    /// A free segment, after evicting as needed; leaves one for survivors.
-    pub(crate) fn take(&self, worker: &Worker, now_ms: u64) -> Option<usize> {
+    /// Gives back a segment that was opened and is not needed. Another thread of this process may know it as the open one of
+    /// an earlier time, and have written into it: then it is sealed.
+    fn close(&self, worker: &Worker, queue: Queue, index: usize) {
+        let state_word = self.meta(index, segment::STATE);
+        let open = state::pack(State::Open, queue, worker.owner);
+        if state_word.replace(open, state::pack(State::Evicting, queue, worker.owner)).is_err() {
+            return;
+        }
+        if self.used_units(index) == 0 {
+            self.recycle(index);
+        } else {
+            state_word.store(open, Ordering::SeqCst);
+            self.seal(index, open, queue);
+        }
+    }
+
+    /// A free segment, after evicting as needed; leaves one for survivors. One of a large queue is nobody's to append to.
+    pub(crate) fn take(&self, worker: &Worker, queue: Queue, now_ms: u64) -> Option<usize> {
         for _ in 0..MOST_EVICTIONS {
             if self.has_free(SPARE_SEGMENTS + 1) {
-                if let Some(index) = self.claim(worker, Queue::Small) {
+                if let Some(index) = self.claim(worker, queue) {
                     return Some(index);
                 }
             } else if !self.evict(worker, now_ms) {
                 break;
             }
         }
-        self.claim(worker, Queue::Small)
+        self.claim(worker, queue)
     }
 
     /// A free segment for the main queue, unless open segments would then hold more than a quarter of the region.

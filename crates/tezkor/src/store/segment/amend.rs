@@ -118,11 +118,11 @@ impl Region {
 
     /// Freezes what is changed in place, so that nothing is lost between this copy and the swap of the slot.
     fn freeze_and_copy(&self, located: &Located<'_>, buffer: &mut Buffer) -> Result<(u8, i64), ()> {
-        located.expiry().set_bits(FROZEN);
+        record::freeze_expiry(located.expiry(), located.salt()).ok_or(())?;
         if located.header.kind == Kind::Count
             && let Some(word) = located.value_at().and_then(|at| located.record.get(at))
         {
-            word.set_bits(FROZEN);
+            record::freeze_count(word, located.salt()).ok_or(())?;
         }
         let copied = self.copy(located, buffer).map_err(|_| ());
         let same = self.generation(located.segment) == located.generation;

@@ -10,7 +10,7 @@
 use super::alloc::Worker;
 use super::counters::Counter;
 use super::layout::{UNIT_WORDS, header, segment};
-use super::record::{self, FROZEN, Header, Kind, word};
+use super::record::{self, Header, Kind, word};
 use super::region::Region;
 use super::slot;
 use super::state::{self, Queue, State};
@@ -235,12 +235,12 @@ impl Region {
         };
         for (place, (source, target)) in from.iter().zip(to).enumerate().skip(1) {
             let value = if place == word::EXPIRY {
-                match record::expires_ms(source.set_bits(FROZEN), old) {
+                match record::freeze_expiry(source, old) {
                     Some(expires_ms) => record::salted_expiry(expires_ms, new),
                     None => return false,
                 }
             } else if Some(place) == count_at {
-                match record::count(source.set_bits(FROZEN), old) {
+                match record::freeze_count(source, old) {
                     Some(number) => record::salted_count(number, new),
                     None => return false,
                 }

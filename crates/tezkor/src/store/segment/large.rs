@@ -7,7 +7,7 @@ use super::record::{self, HEADER_WORDS, Header, Kind};
 use super::region::Region;
 use super::slot;
 use super::state::{self, NOBODY, Queue, State};
-use super::words::{Ordering, copy_in};
+use super::words::{Ordering, copy_in, fence};
 use super::write::{Appended, CHECKED, put};
 
 impl Region {
@@ -27,10 +27,12 @@ impl Region {
         let members = (1..self.geometry.segments).find(|count| {
             value_words <= segment_words.saturating_sub(list_at + 1 + 2 * count) + count * segment_words
         })?;
-        let head = self.take(worker, now_ms)?;
+        // Of a large queue from the start: a thread of this process that still knows such a segment as the one to append to
+        // finds that it is not.
+        let head = self.take(worker, Queue::LargeSmall, now_ms)?;
         let mut taken = Vec::with_capacity(members);
         for _ in 0..members {
-            match self.take(worker, now_ms) {
+            match self.take(worker, Queue::LargeSmall, now_ms) {
                 Some(segment) => taken.push(segment),
                 None => {
                     taken.into_iter().chain([head]).for_each(|segment| self.release(segment));
@@ -45,6 +47,8 @@ impl Region {
         checked.extend(taken.iter().flat_map(|segment| [*segment as u64, self.generation(*segment)]));
         header.checksum = self.checksum(header, &mut checked, bytes);
         let record = self.segment(head);
+        // As in `reserve_in`.
+        fence(Ordering::Release);
         record[0].store(record::hole(header.units), Ordering::Relaxed);
         header.store(record, record::salt(generation, head, 0));
         put(&record[HEADER_WORDS..], &checked[CHECKED..]);
@@ -73,7 +77,7 @@ impl Region {
     /// Puts the head of a published large value into its queue, or frees one that was not published.
     pub(crate) fn settle_large(&self, worker: &Worker, head: usize, published: Option<Queue>) {
         let Some(queue) = published else { return self.release(head) };
-        let open = state::pack(State::Open, Queue::Small, worker.owner);
+        let open = state::pack(State::Open, Queue::LargeSmall, worker.owner);
         let stamp = self.header(super::layout::header::STAMP).add(1) + 1;
         self.meta(head, segment::STAMP).store(stamp, Ordering::SeqCst);
         let _ = self.meta(head, segment::STATE).replace(open, state::pack(State::Sealed, queue, worker.owner));

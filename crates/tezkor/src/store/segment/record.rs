@@ -207,6 +207,32 @@ pub(crate) fn expires_ms(word: u64, salt: u64) -> Option<u64> {
     ((word >> EXPIRY_SALT_AT) & SALT_BITS == salt).then_some(word & NEVER_MS)
 }
 
+/// Freezes a word that is changed in place, so that changes are no longer made here; the word. `None` when it is not, or no
+/// longer, the word of this place: a thread that slept since it looked must not change what has been written here since.
+fn freeze(word: &Word, is_of_place: impl Fn(u64) -> bool) -> Option<u64> {
+    let mut found = word.load(Ordering::SeqCst);
+    while is_of_place(found) {
+        if found & FROZEN != 0 {
+            return Some(found);
+        }
+        match word.replace(found, found | FROZEN) {
+            Ok(()) => return Some(found | FROZEN),
+            Err(changed) => found = changed,
+        }
+    }
+    None
+}
+
+/// Freezes an expiry word; the time in it.
+pub(crate) fn freeze_expiry(word: &Word, salt: u64) -> Option<u64> {
+    freeze(word, |word| expires_ms(word, salt).is_some()).and_then(|word| expires_ms(word, salt))
+}
+
+/// Freezes the word of a count; the number in it.
+pub(crate) fn freeze_count(word: &Word, salt: u64) -> Option<i64> {
+    freeze(word, |word| count(word, salt).is_some()).and_then(|word| count(word, salt))
+}
+
 /// Whether a number fits the word of a count.
 pub(crate) fn fits_count(number: i64) -> bool {
     (-(1 << (COUNT_BITS - 1))..1 << (COUNT_BITS - 1)).contains(&number)
