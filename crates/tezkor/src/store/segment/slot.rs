@@ -8,8 +8,8 @@
 
 const OFFSET_BITS: u32 = 16;
 const SEGMENT_BITS: u32 = 17;
-/// Low bits of the segment's generation. One bit under the schedule explorer, so that it meets a recycled segment soon.
-pub(crate) const GENERATION_BITS: u32 = if cfg!(loom) { 1 } else { 12 };
+/// Low bits of the segment's generation.
+const GENERATION_BITS: u32 = 12;
 const GENERATION_AT: u32 = OFFSET_BITS + SEGMENT_BITS;
 const FINGERPRINT_AT: u32 = 45;
 const FREQUENCY_AT: u32 = 61;
@@ -26,10 +26,21 @@ pub(crate) fn fingerprint(hash: u64) -> u64 {
     (hash & 0xffff).max(1)
 }
 
+#[cfg(not(any(loom, shuttle)))]
+const fn generation_mask() -> u64 {
+    (1 << GENERATION_BITS) - 1
+}
+
+/// Fewer bits in a model, so that it meets a recycled segment soon.
+#[cfg(any(loom, shuttle))]
+fn generation_mask() -> u64 {
+    (1 << super::schedules::generation_bits(GENERATION_BITS)) - 1
+}
+
 /// A committed slot word without frequency.
 pub(crate) fn pack(fingerprint: u64, segment: usize, generation: u64, offset: usize) -> u64 {
     (fingerprint << FINGERPRINT_AT)
-        | ((generation & ((1 << GENERATION_BITS) - 1)) << GENERATION_AT)
+        | ((generation & generation_mask()) << GENERATION_AT)
         | ((segment as u64) << OFFSET_BITS)
         | offset as u64
 }
@@ -48,7 +59,7 @@ pub(crate) fn offset(word: u64) -> usize {
 
 /// Whether the word was made in this generation of its segment, as far as its low bits tell.
 pub(crate) fn is_of_generation(word: u64, generation: u64) -> bool {
-    ((word >> GENERATION_AT) ^ generation) & ((1 << GENERATION_BITS) - 1) == 0
+    ((word >> GENERATION_AT) ^ generation) & generation_mask() == 0
 }
 
 pub(crate) fn frequency(word: u64) -> u64 {

@@ -14,7 +14,7 @@ pub(crate) use std::sync::atomic::{AtomicU64, fence};
 
 use super::map::Mapping;
 #[cfg(any(loom, shuttle))]
-pub(crate) use super::schedules::atomic::{AtomicU64, fence};
+pub(crate) use super::schedules::atomic::{AtomicU64, Part, fence};
 
 /// One word of the region. Each change passes a crash point, so that tests can kill a process between any two stores.
 #[repr(transparent)]
@@ -64,12 +64,6 @@ impl Word {
         crash_point();
         self.0.fetch_max(value, Ordering::SeqCst);
     }
-
-    #[inline(always)]
-    pub(crate) fn set_bits(&self, bits: u64) -> u64 {
-        crash_point();
-        self.0.fetch_or(bits, Ordering::SeqCst)
-    }
 }
 
 /// All words of a region; keeps the mapping alive.
@@ -100,12 +94,12 @@ pub(crate) struct Words(Box<[Word]>);
 #[cfg(any(loom, shuttle))]
 impl Words {
     pub(crate) fn new(mapping: Mapping) -> Self {
-        Words::zeroed(mapping.word_count(), |_| false)
+        Words::zeroed(mapping.word_count(), |_| Part::Plain)
     }
 
-    /// Zeros, of which those that `is_explored` chooses by their position take part in schedules.
-    pub(crate) fn zeroed(count: usize, is_explored: impl Fn(usize) -> bool) -> Self {
-        Words((0..count).map(|position| Word(AtomicU64::zero(is_explored(position)))).collect())
+    /// Zeros, each of which takes part in schedules as `part` says of its position.
+    pub(crate) fn zeroed(count: usize, part: impl Fn(usize) -> Part) -> Self {
+        Words((0..count).map(|position| Word(AtomicU64::zero(part(position)))).collect())
     }
 }
 
