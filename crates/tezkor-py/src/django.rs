@@ -102,6 +102,8 @@ pub struct Model {
 pub struct Models {
     base: Py<PyType>,
     pub state: Py<PyType>,
+    /// FETCH_ONE, FETCH_PEERS, FETCH_RAISE, where Django has them: single objects without a state.
+    pub fetch_modes: Vec<Py<PyAny>>,
     apps: Py<PyAny>,
     version: Py<PyString>,
     known: Mutex<HashMap<usize, Arc<Model>>>,
@@ -123,6 +125,13 @@ pub fn models(py: Python<'_>) -> PyResult<&'static Models> {
         Ok(Models {
             base: class(py, "django.db.models.base", "Model")?,
             state: class(py, "django.db.models.base", "ModelState")?,
+            fetch_modes: match py.import("django.db.models.fetch_modes") {
+                Ok(module) => ["FETCH_ONE", "FETCH_PEERS", "FETCH_RAISE"]
+                    .into_iter()
+                    .map(|name| module.getattr(name).map(Bound::unbind))
+                    .collect::<PyResult<_>>()?,
+                Err(_) => Vec::new(),
+            },
             apps: py.import("django.apps")?.getattr("apps")?.unbind(),
             version: py.import("django")?.getattr("__version__")?.cast_into::<PyString>()?.unbind(),
             known: Mutex::default(),
@@ -155,6 +164,11 @@ impl Models {
             Some(model) => Ok(Some(model)),
             None => self.learn(&class).map(Some),
         }
+    }
+
+    /// Which of Django's fetch modes an object is.
+    pub fn fetch_mode(&self, object: &Bound<'_, PyAny>) -> Option<usize> {
+        self.fetch_modes.iter().position(|mode| object.is(mode))
     }
 
     fn known(&self, address: usize) -> Option<Arc<Model>> {

@@ -137,6 +137,9 @@ impl Survey<'_> {
             self.add(104, 0, 0);
             return self.zone_is_unchangeable(value);
         }
+        if loaded_models(py).is_some_and(|models| models.fetch_mode(value).is_some()) {
+            return true;
+        }
         if loaded_safe_string(py).is_some_and(|class| is_exact(value, class)) {
             self.add(64, 1, value.len().unwrap_or(0));
             return true;

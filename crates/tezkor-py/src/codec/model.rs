@@ -7,7 +7,10 @@ use std::sync::Arc;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyList, PyString, PyType};
-use tezkor::codec::{Reader, SHAPE_ADDING, SHAPE_HAS_ADDING, SHAPE_HAS_DB, SHAPE_RELATED, Shape, Token, ext};
+use tezkor::codec::{
+    Reader, SHAPE_ADDING, SHAPE_FETCH, SHAPE_FETCH_SHIFT, SHAPE_HAS_ADDING, SHAPE_HAS_DB, SHAPE_RELATED, Shape, Token,
+    ext,
+};
 
 use super::decode::Decoder;
 use super::encode::{Encoder, changed, deeper, unchanged};
@@ -16,7 +19,7 @@ use crate::django::{Model, Models, loaded_models, models};
 use crate::raw::Items;
 use crate::types::is_exact;
 
-const SHAPE_KNOWN: u64 = SHAPE_HAS_DB | SHAPE_HAS_ADDING | SHAPE_ADDING | SHAPE_RELATED;
+const SHAPE_KNOWN: u64 = SHAPE_HAS_DB | SHAPE_HAS_ADDING | SHAPE_ADDING | SHAPE_RELATED | SHAPE_FETCH;
 
 /// A shape that was written, to be referred back to.
 pub struct ShapeKey {
@@ -164,7 +167,11 @@ impl<'py> Encoder<'py> {
                     instance.flags |= SHAPE_RELATED;
                     instance.related = Some(related);
                 }
-            } else {
+            } else if name.is(intern!(py, "fetch_mode")) {
+                let Some(mode) = models.fetch_mode(&value) else { return Ok(None) };
+                instance.flags |= (mode as u64 + 1) << SHAPE_FETCH_SHIFT;
+            } else if !name.is(intern!(py, "peers")) || models.fetch_modes.is_empty() {
+                // Weak references to the rows of the same query are left out by Django too.
                 return Ok(None);
             }
         }
@@ -325,6 +332,10 @@ impl<'py> Decoder<'py> {
         if shape.flags & SHAPE_HAS_DB != 0 {
             let alias = shape.database.as_ref().map(|alias| PyString::intern(py, alias));
             state.set_item(intern!(py, "db"), alias)?;
+        }
+        if shape.flags & SHAPE_FETCH != 0 {
+            let mode = ((shape.flags & SHAPE_FETCH) >> SHAPE_FETCH_SHIFT) as usize - 1;
+            state.set_item(intern!(py, "fetch_mode"), models(py)?.fetch_modes.get(mode).ok_or(Unreadable::Miss)?)?;
         }
         state.set_item(intern!(py, "fields_cache"), py.None())?;
         Ok(Pattern { model, related: shape.flags & SHAPE_RELATED != 0, names, dict, state })

@@ -124,3 +124,7 @@ pub const SHAPE_HAS_ADDING: u64 = 2;
 pub const SHAPE_ADDING: u64 = 4;
 /// Each row starts with a map of related instances.
 pub const SHAPE_RELATED: u64 = 8;
+/// How missing fields are fetched (`_state.fetch_mode`, Django 6.1): none said, one, peers, raise.
+pub const SHAPE_FETCH: u64 = 0x30;
+/// The lowest bit of [`SHAPE_FETCH`].
+pub const SHAPE_FETCH_SHIFT: u32 = 4;
