@@ -29,7 +29,7 @@ from measure.server import WORKERS, Server
 from measure.table import table
 
 TITLES = {"dummy": "DummyCache", "locmem": "LocMemCache", "tezkor": "Tezkor"}
-SECONDS = 70  # after which no further slice is sent; what follows takes about 15 s
+SECONDS = 65  # after which no further slice is sent; what follows takes about 15 s
 MOST_SLICES = 200
 SEED = 1895
 MEMORY = "/dev/shm"
