@@ -112,7 +112,7 @@ fn step(shelf: &mut Shelf, random: &mut Random, board: &Board, operation: u64) {
         900..920 => {
             shelf.add(key, board.add(VERSION, 1), 100);
         }
-        920..950 => touch(shelf, key, if key % 2 == 0 { 100 } else { 1000 }),
+        920..950 => touch(shelf, key, if key.is_multiple_of(2) { 100 } else { 1000 }),
         950..999 => count(shelf),
         _ => shelf.cache.clear(shelf.space),
     }

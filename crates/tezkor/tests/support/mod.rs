@@ -5,6 +5,7 @@
 pub mod board;
 pub mod child;
 pub mod death;
+pub mod history;
 pub mod place;
 pub mod value;
 

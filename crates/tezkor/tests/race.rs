@@ -1,0 +1,199 @@
+//! `incr`, `add` and `set_if_unchanged` raced by four processes: exact totals and one winner, also while evictors move the counts.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use support::board::Board;
+use support::child::{apart, finish_all, start_all};
+use support::place::{Place, Shelf, is_stored};
+use support::quick_or_soak;
+use tezkor::{Buffer, Incr, Timeout, Value, Written};
+
+const PROCESSES: u64 = 4;
+const REGION_BYTES: u64 = 1 << 20;
+const COUNTS: u64 = 4;
+
+fn incr(shelf: &Shelf, name: &[u8], delta: i64) -> Incr {
+    shelf.cache.incr(&shelf.key(name), delta)
+}
+
+/// The sum that processes reach together, counting up and down.
+fn counted(first: i64, rounds: u64) {
+    let place = Place::new("race");
+    let config = place.shared(REGION_BYTES);
+    let names: Vec<Vec<u8>> = (0..COUNTS).map(|number| format!("count {number}").into_bytes()).collect();
+    apart(|| {
+        let shelf = Shelf::open(&config);
+        for name in &names {
+            assert!(is_stored(shelf.cache.set(&shelf.key(name), Value::Count(first), Timeout::Never)));
+        }
+    });
+    let board = Board::new(1);
+    finish_all(start_all(PROCESSES, |_| {
+        let shelf = Shelf::open(&config);
+        board.add(0, 1);
+        board.wait_for(0, PROCESSES);
+        for round in 0..rounds {
+            for name in &names {
+                let delta = if round % 3 == 2 { -1 } else { 2 };
+                assert!(matches!(incr(&shelf, name, delta), Incr::Value(_)), "nothing evicts the count");
+            }
+            // A count's expiry is changed in place beside it.
+            if round % 50 == 0 {
+                assert!(shelf.cache.touch(&shelf.key(&names[0]), Timeout::After(Duration::from_secs(3600 + round))));
+            }
+        }
+    }));
+    let thirds = (rounds / 3) as i64;
+    assert_eq!(rounds % 3, 0);
+    let expected = first + PROCESSES as i64 * (thirds * 2 * 2 - thirds);
+    let shelf = Shelf::open(&config);
+    for name in &names {
+        assert_eq!(incr(&shelf, name, 0), Incr::Value(expected));
+    }
+    assert_eq!(shelf.cache.store().validate(), Vec::<String>::new());
+}
+
+/// Counts that evictors move all the time. A cache may lose one: whoever misses it begins it anew, from a number of its own.
+/// In each of its lives a count ends at exactly as many as were added.
+#[test]
+fn counts_add_up_exactly_while_evictors_move_them() {
+    const LIFE_BITS: u32 = 24;
+    const LIVES: usize = 100_000;
+    let place = Place::new("moved");
+    let config = place.shared(REGION_BYTES);
+    let rounds = quick_or_soak(60_000, 3_000_000);
+    // Of each life: how often it was counted, and the highest sum.
+    let board = Board::new(2 * LIVES);
+    finish_all(start_all(PROCESSES, |number| {
+        let mut shelf = Shelf::open(&config);
+        for round in 0..rounds {
+            let name = format!("count {}", round % COUNTS);
+            match incr(&shelf, name.as_bytes(), 1) {
+                Incr::Value(sum) => {
+                    let life = sum as usize >> LIFE_BITS;
+                    board.add(2 * life, 1);
+                    board.raise(2 * life + 1, sum as u64 & ((1 << LIFE_BITS) - 1));
+                }
+                Incr::Missing => {
+                    let life = board.add(0, 1) as i64;
+                    shelf.cache.add(&shelf.key(name.as_bytes()), Value::Count(life << LIFE_BITS), Timeout::Never);
+                }
+                Incr::NotACount => panic!("the count is something else"),
+            }
+            if round % 3 == 0 {
+                // Each is used once, so that it goes to the main queue, where the counts are, and that queue moves.
+                let key = 10_000 + number * rounds + round;
+                shelf.set(key, 1, 700);
+                shelf.get(key);
+            }
+        }
+    }));
+    let lives = board.get(0) as usize;
+    let counted: u64 = (1..=lives).map(|life| board.get(2 * life)).sum();
+    for life in 1..=lives {
+        assert_eq!(board.get(2 * life), board.get(2 * life + 1), "life {life}: how often it was counted, and its sum");
+    }
+    let shelf = Shelf::open(&config);
+    println!("{counted} counted in {lives} lives, {} survivors", shelf.counter("survivors"));
+    assert!(shelf.counter("survivors") > 10_000, "the counts were never moved");
+    assert!(counted > 100 * lives as u64, "counts in use were lost {lives} times in {counted}");
+}
+
+#[test]
+fn counts_add_up_exactly() {
+    counted(0, quick_or_soak(60_000, 3_000_000));
+}
+
+#[test]
+fn counts_too_large_for_a_word_add_up_exactly() {
+    counted(1 << 50, quick_or_soak(3_000, 150_000));
+}
+
+#[test]
+fn counts_that_grow_out_of_a_word_add_up_exactly() {
+    counted((1 << 46) - 10_000, quick_or_soak(6_000, 60_000));
+}
+
+/// Who of those that race for a key wins it; again and again with keys that are absent, deleted, expired or being evicted.
+#[test]
+fn an_add_has_one_winner() {
+    let place = Place::new("add");
+    let config = place.shared(REGION_BYTES);
+    let rounds = quick_or_soak(2_000, 300_000) as usize;
+    // Word 0: who has arrived; from there on: the winners of each round, and the round's arrivals.
+    let board = Board::new(1 + 2 * rounds);
+    let start = Instant::now();
+    finish_all(start_all(PROCESSES, |number| {
+        let mut shelf = Shelf::open(&config);
+        for round in 0..rounds {
+            // Ever different keys, so that all of the index sees it; every fourth one was there and is gone.
+            let name = format!("round {}", round / 4 * 4);
+            let fresh = format!("round {round}");
+            let name = if round % 4 == 3 { name.as_bytes() } else { fresh.as_bytes() };
+            if round % 4 == 3 && number == 0 {
+                shelf.cache.delete(&shelf.key(name));
+            }
+            meet(&board, 2 + 2 * round);
+            let written = shelf.cache.add(&shelf.key(name), Value::Count(number as i64), Timeout::Never);
+            if is_stored(written) {
+                board.add(1 + 2 * round, 1);
+            }
+            let found = shelf.cache.get(&shelf.key(name), &mut Buffer::new());
+            assert!(found.is_none_or(|found| found.count < PROCESSES as i64));
+            if round % 3 == 0 {
+                shelf.set(10_000 + number * rounds as u64 + round as u64, 1, 600);
+            }
+        }
+    }));
+    for round in 0..rounds {
+        assert_eq!(board.get(1 + 2 * round), 1, "round {round}: the number of winners");
+    }
+    println!("{rounds} rounds in {:?}", start.elapsed());
+}
+
+/// Waits, without sleeping, until all have come to this word.
+fn meet(board: &Board, word: usize) {
+    board.add(word, 1);
+    let start = Instant::now();
+    while board.get(word) < PROCESSES {
+        std::thread::yield_now();
+        assert!(start.elapsed() < Duration::from_secs(30), "somebody does not come");
+    }
+}
+
+#[test]
+fn set_if_unchanged_loses_no_update() {
+    let place = Place::new("unchanged");
+    let config = place.shared(REGION_BYTES);
+    let updates = quick_or_soak(4_000, 400_000);
+    apart(|| {
+        let shelf = Shelf::open(&config);
+        let value = Value::Bytes { codec: 1, bytes: &0u64.to_le_bytes() };
+        assert!(is_stored(shelf.cache.set(&shelf.key(b"sum"), value, Timeout::Never)));
+    });
+    finish_all(start_all(PROCESSES, |number| {
+        let mut shelf = Shelf::open(&config);
+        let mut made = 0;
+        while made < updates {
+            let key = shelf.key(b"sum");
+            let found = shelf.cache.get(&key, &mut shelf.buffer).expect("the sum stays while it is used");
+            let sum = u64::from_le_bytes(*shelf.buffer.bytes().first_chunk().expect("eight bytes"));
+            let next = (sum + 1).to_le_bytes();
+            let value = Value::Bytes { codec: 1, bytes: &next };
+            match shelf.cache.set_if_unchanged(&key, &found.stamp, value, Timeout::Keep) {
+                Written::Stored(_) => made += 1,
+                Written::Held => {}
+                other => panic!("{other:?}"),
+            }
+            if made % 4 == 0 {
+                shelf.set(10_000 + number * updates + made, 1, 600);
+            }
+        }
+    }));
+    let mut shelf = Shelf::open(&config);
+    let key = shelf.key(b"sum");
+    shelf.cache.get(&key, &mut shelf.buffer).expect("the sum stays");
+    assert_eq!(shelf.buffer.bytes(), (PROCESSES * updates).to_le_bytes());
+}
