@@ -150,6 +150,26 @@ def test_aliases_of_one_location_differ_by_prefix_and_version_alone(tezkor_cache
     assert [each.get("a") for each in (plain, prefixed, second, elsewhere)] == [None, None, None, 3]
 
 
+def test_locations_never_meet_in_tests_either(tezkor_cache):
+    places = [
+        "",
+        "x",
+        "memory://x",
+        "shared://x",
+        "memory://own",
+        "own",
+        "test.x",
+        "memory://test.x",
+        "file:///tmp/x",
+    ]
+    made = [TezkorCache(place, {}) for place in places]
+    for place, each in zip(places, made, strict=True):
+        assert each.get("a") is None
+        each.set("a", place)
+    assert [each.get("a") for each in made] == places
+    assert TezkorCache("shared://", {}).get("a") == ""
+
+
 def test_clear_prefix_leaves_the_other_prefixes(tezkor_cache):
     one, other = TezkorCache("", {"KEY_PREFIX": "one"}), TezkorCache("", {"KEY_PREFIX": "other"})
     one.set("a", 1)

@@ -162,6 +162,17 @@ def test_manage_check_lists_all_mistakes(project):
     assert "(tezkor.E002) CACHES['default']['OPTIONS']['PICKLE'] is 2." in str(caught.value)
 
 
+def test_manage_check_says_it_without_the_app_too(project):
+    """Django's own checks make every backend, and ours runs no checks of its own then."""
+    project.settings("shop", "{'default': {'BACKEND': 'tezkor.backends.TezkorCache', 'OPTIONS': {'SIZ': 1}}}")
+    path = project.folder / "shop.py"
+    path.write_text(path.read_text().replace("['tezkor']", "[]"))
+    with pytest.raises(
+        AssertionError, match=r"ImproperlyConfigured: CACHES\['default'\]\['OPTIONS'\]\['SIZ'\] is not"
+    ):
+        project.run("manage.py", "check")
+
+
 @pytest.mark.parametrize("installed", ["['tezkor']", "[]"])
 def test_a_server_stops_at_start_or_at_the_first_use(project, installed):
     """A server runs no checks; the app says it when it is loaded, the backend when it is made."""

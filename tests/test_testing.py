@@ -43,9 +43,10 @@ def test_the_mixin_clears_before_and_after_without_setup_calling_super(tezkor_ca
             cache.set("a", 1)
             self.fail()
 
-    cache.set("a", "before")
     result = unittest.TestResult()
-    unittest.defaultTestLoader.loadTestsFromTestCase(Tests).run(result)
+    for name in ("test_one", "test_two", "test_failing"):
+        cache.set("a", "before")
+        unittest.TestSuite([Tests(name)]).run(result)
     assert (result.testsRun, len(result.failures), result.errors) == (3, 1, [])
     assert cache.get("a") is None
     assert caches["other"].get("a") is None

@@ -153,11 +153,6 @@ class TezkorCache(AsyncTwins):
         if name in DECIDING:
             self._bind()
 
-    def __delattr__(self, name: str) -> None:
-        super().__delattr__(name)
-        if name in DECIDING:
-            self._bind()
-
     @classmethod
     def read(cls, location: Any, params: Mapping[str, Any]) -> options.Plan:
         """What these settings mean, and what is wrong about them; opens nothing."""

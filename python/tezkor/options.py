@@ -96,10 +96,10 @@ LOCATION_HINT = (
 
 def private_name(url: str) -> str:
     """The name of the private memory that stands for a LOCATION: another one for each, in letters that fit."""
-    place = url.partition("?")[0]
-    if place.startswith("memory://"):
-        return place.removeprefix("memory://")
-    return "test." + quote(place if place != "shared://" else "", safe="").replace("%", "=")
+    scheme, is_url, place = url.partition("?")[0].rpartition("://")
+    if not place and scheme in ("", "shared"):
+        return "own"
+    return f"{scheme if is_url else 'own'}.{quote(place, safe='').replace('%', '=')}"
 
 
 def _options(result: Plan, params: Mapping[str, Any]) -> dict[str, Any]:
