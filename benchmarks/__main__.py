@@ -56,6 +56,8 @@ def main() -> int:
     # The files of all contenders lie in memory, so that nobody is slowed by a disk.
     memory = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
     directory = Path(tempfile.mkdtemp(prefix="tezkor-bench-", dir=memory))
+    # The regions too, so that they are gone with the directory.
+    os.environ["TEZKOR_SHARED_DIRECTORY"] = str(directory)
     cpu = max(os.sched_getaffinity(0))
     results: dict[str, Any] = {
         "python": python_build.described(),
@@ -78,7 +80,7 @@ def main() -> int:
             if "single" in sections:
                 for process in servers.processes:
                     os.sched_setaffinity(process.pid, {cpu})
-                rounds = chosen.rounds or (3 if chosen.quick else 7)
+                rounds = chosen.rounds or (3 if chosen.quick else 5)
                 times = single.measure(contenders, place, cpu, rounds, only, chosen.quick)
                 results["single"] = [[*key, values] for key, values in times.items()]
                 print("\n" + "\n\n".join(single.tables(times)) + "\n", flush=True)

@@ -34,11 +34,10 @@ def measure(place: Place, directory: Path | None, quick: bool) -> list[dict[str,
             "size_bytes": REGION,
             "fill": FILL,
             "decoded_bytes": decoded,
-            "requests": 200_000 if quick else 0,
         }
         for name in traces.names(directory)
         for share in SHARES
-        for decoded in (None, 0)
+        for decoded in ((None,) if quick else (None, 0))
     ]
     print(f"hits: {len(orders)} runs", flush=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:

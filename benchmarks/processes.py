@@ -19,7 +19,7 @@ class Failed(Exception):
 class Worker:
     """One process of one contender."""
 
-    def __init__(self, contender: Contender, place: Place, cpu: int | None, batch_ms: float = 20) -> None:
+    def __init__(self, contender: Contender, place: Place, cpu: int | None, batch_ms: float = 8) -> None:
         order = {
             "contender": contender.name,
             "place": place._asdict() | {"directory": str(place.directory)},

@@ -43,7 +43,7 @@ def measure(
     times: Times = {}
     try:
         for contender in contenders:
-            workers[contender.name] = Worker(contender, place, cpu, batch_ms=8 if quick else 20)
+            workers[contender.name] = Worker(contender, place, cpu, batch_ms=4 if quick else 8)
         for number in range(rounds):
             print(f"single: round {number + 1} of {rounds}", flush=True)
             for operation, payload in cells(only, quick):

@@ -24,6 +24,7 @@ KNOWN_LRU = {
     "web07": (0.392, 0.557),
     "corda": (0.333, 0.333),
 }
+CYCLIC = ("loop", "scan")
 
 
 def integers(data: bytes, typecode: str) -> Keys:

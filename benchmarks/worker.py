@@ -19,6 +19,7 @@ from benchmarks.payloads import PAYLOADS, fill_database, text
 
 KEYS = 16  # so many keys take turns in reads and writes
 MANY = 100
+REPEATS = 3
 CALLS_AT_MOST = 20_000
 MIX_KEYS = 1000
 SAMPLE_EVERY = 8  # the latency of every eighth operation is taken: a clock at each would slow the quick ones
@@ -99,7 +100,13 @@ class Cells:
         else:
             batch(min(self.calls[cell], 4 * KEYS), value)
         gc.collect()
-        return batch(self.calls[cell], value) / self.calls[cell]
+        spent = []
+        # The best of three short batches: another process that takes the CPU for a moment rarely meets all of them.
+        for _ in range(REPEATS):
+            spent.append(batch(self.calls[cell], value) / self.calls[cell])
+            if spent[0] * self.calls[cell] > 4 * self.batch_ns:
+                break
+        return min(spent)
 
     def prepare(self, operation: str, value: Any) -> None:
         for number in range(KEYS if operation in ("get", "set") else 0):
@@ -219,7 +226,7 @@ def main() -> None:
     if order.get("cpu") is not None:
         os.sched_setaffinity(0, {order["cpu"]})
     cache = set_up(order["contender"], place)
-    cells = Cells(cache, order.get("batch_ms", 20))
+    cells = Cells(cache, order["batch_ms"])
     for line in sys.stdin:
         task = json.loads(line)
         answer: Any = None
