@@ -478,5 +478,39 @@ def test_a_cache_may_be_used_while_its_own_call_runs():
     assert store.get("nosy") == ["outer"]
 
 
+def test_what_cannot_be_read_makes_room_for_what_can():
+    name = f"memory://native-{random.getrandbits(64)}"
+    one, other = _native.Cache(name), _native.Cache(name, pickle=False)
+    one.set("k", 1j)
+    assert other.get("k") is None
+    assert other.add("k", "plain") is True
+    assert one.get("k") == "plain"
+    one.set("k", 1j)
+    with pytest.raises(ValueError, match="not found"):
+        other.incr("k")
+    assert not one.has_key("k")
+
+
+def test_a_cache_on_disk_does_the_same(tmp_path):
+    store = _native.Cache(f"file://{tmp_path}?size=8MiB", decoded_bytes=0, compress_min_bytes=1000)
+    assert not store.is_near()
+    assert store.location() == f"file://{tmp_path}"
+    values = {
+        "text": "x" * 50,
+        "page": "<li>x</li>" * 1000,
+        "count": 5,
+        "list": [1, {"a": None}],
+        "pickled": 1j,
+    }
+    assert store.set_many(values) == []
+    assert store.get_many(values) == values
+    assert store.explain("page")["compressed"] == "zstd"
+    assert store.incr("count", 2) == 7
+    assert store.add("text", 1) is False
+    assert store.touch("text", 0) is True
+    assert store.delete("list") is True
+    assert sorted(store.keys()) == ["count", "page", "pickled"]
+
+
 def test_forked_counts_generations():
     assert _native.forked() >= 0

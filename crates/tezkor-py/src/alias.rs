@@ -13,7 +13,7 @@ use crate::codec::{Format, Unreadable};
 use crate::key::{KeyRule, key_text};
 use crate::order::Order;
 use crate::scratch;
-use crate::timeout::is_expired;
+use crate::timeout::EXPIRED;
 use crate::types::small_int;
 use crate::values::Held;
 
@@ -27,6 +27,7 @@ pub struct Alias {
     pub format: Format,
     pub decoded: Decoded<Arc<Held>, Stamp>,
     pub limit: Option<Limit>,
+    on_disk: bool,
     /// The space of the prefix, and the region that it was made for.
     space: Mutex<(u64, Space)>,
     /// `time.time`, for caches that follow Python's clock.
@@ -57,7 +58,16 @@ impl Alias {
         clock: Option<Py<PyAny>>,
     ) -> Self {
         let space = (engine.region_id(), engine.space(keys.prefix().as_bytes()));
-        Self { engine, keys, format, decoded: Decoded::new(decoded_bytes), limit, space: Mutex::new(space), clock }
+        Self {
+            on_disk: !engine.is_near(),
+            engine,
+            keys,
+            format,
+            decoded: Decoded::new(decoded_bytes),
+            limit,
+            space: Mutex::new(space),
+            clock,
+        }
     }
 
     /// The space of the prefix: another one after the region was replaced.
@@ -108,7 +118,7 @@ impl Alias {
             Lookup::Outdated(held) => drop(held),
             Lookup::Absent => {}
         }
-        let Some(found) = self.engine.get(key, buffer) else {
+        let Some(found) = self.run(py, |engine| engine.get(key, buffer)) else {
             self.forget(key);
             return Ok(None);
         };
@@ -128,7 +138,10 @@ impl Alias {
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let value = match self.format.decode(py, found.codec, bytes) {
             Ok(value) => value,
-            Err(Unreadable::Miss) => return Ok(None),
+            Err(Unreadable::Miss) => {
+                self.discard(py, key, &found.stamp);
+                return Ok(None);
+            }
             Err(Unreadable::Python(error)) => return Err(error),
         };
         // What a pickle holds may be shared within it, or of any class: it is kept only where no copy is needed.
@@ -139,6 +152,20 @@ impl Alias {
         let given = held.give(py)?;
         self.keep(key, held, found.stamp);
         Ok(Some(given))
+    }
+
+    /// Removes an entry that cannot be read, so that `add` finds the miss that `get` found; unless it has been replaced
+    /// meanwhile.
+    #[cold]
+    fn discard(&self, py: Python<'_>, key: &Key<'_>, stamp: &Stamp) {
+        self.run(py, |engine| engine.set_if_unchanged(key, stamp, Value::Count(0), EXPIRED));
+        self.forget(key);
+    }
+
+    /// What the engine does. On disk it may wait for a page to be read: others may use Python meanwhile.
+    #[inline]
+    fn run<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&Engine) -> T + Send) -> T {
+        if self.on_disk { py.detach(|| work(&self.engine)) } else { work(&self.engine) }
     }
 
     fn keep(&self, key: &Key<'_>, held: Held, stamp: Stamp) {
@@ -156,7 +183,7 @@ impl Alias {
     ) -> PyResult<bool> {
         self.encoded(value, write, |writable| {
             self.make_room(key)?;
-            let written = self.engine.set(key, writable.value(), timeout);
+            let written = self.run(value.py(), |engine| engine.set(key, writable.value(), timeout));
             self.written(key, value, &writable, written)
         })
     }
@@ -176,7 +203,7 @@ impl Alias {
                 }
                 self.make_room(key)?;
             }
-            let written = self.engine.add(key, writable.value(), timeout);
+            let written = self.run(value.py(), |engine| engine.add(key, writable.value(), timeout));
             if let Written::Held = written {
                 return Ok(false);
             }
@@ -233,9 +260,9 @@ impl Alias {
     }
 
     /// Changes when an entry expires; whether there is one.
-    pub fn touch(&self, key: &Key<'_>, timeout: Timeout) -> bool {
-        let found = self.engine.touch(key, timeout);
-        if !found || is_expired(timeout) {
+    pub fn touch(&self, py: Python<'_>, key: &Key<'_>, timeout: Timeout) -> bool {
+        let found = self.run(py, |engine| engine.touch(key, timeout));
+        if !found || timeout == EXPIRED {
             self.forget(key);
             drop(self.decoded.forget(key.hash(), key.bytes()));
         }
@@ -243,8 +270,8 @@ impl Alias {
     }
 
     /// Removes an entry; whether there was one.
-    pub fn delete(&self, key: &Key<'_>) -> bool {
-        let removed = self.engine.delete(key);
+    pub fn delete(&self, py: Python<'_>, key: &Key<'_>) -> bool {
+        let removed = self.run(py, |engine| engine.delete(key));
         self.forget(key);
         drop(self.decoded.forget(key.hash(), key.bytes()));
         removed
@@ -255,7 +282,7 @@ impl Alias {
     pub fn add_to<'py>(&self, key: &Key<'_>, delta: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = delta.py();
         if let Some(small) = plain_delta(delta) {
-            match self.engine.incr(key, small) {
+            match self.run(py, |engine| engine.incr(key, small)) {
                 Incr::Value(sum) => {
                     self.note(key);
                     return Ok(sum.into_pyobject(py)?.into_any());
@@ -267,7 +294,7 @@ impl Alias {
         let mut taken = scratch::take();
         let scratch = &mut *taken;
         for _ in 0..ADDITIONS_MAX {
-            let Some(found) = self.engine.get(key, &mut scratch.read) else {
+            let Some(found) = self.run(py, |engine| engine.get(key, &mut scratch.read)) else {
                 return Err(self.missing(py, key));
             };
             let value = if found.codec == CODEC_COUNT {
@@ -275,14 +302,19 @@ impl Alias {
             } else {
                 match self.format.decode(py, found.codec, scratch.read.bytes()) {
                     Ok(value) => value,
-                    Err(Unreadable::Miss) => return Err(self.missing(py, key)),
+                    Err(Unreadable::Miss) => {
+                        self.discard(py, key, &found.stamp);
+                        return Err(self.missing(py, key));
+                    }
                     Err(Unreadable::Python(error)) => return Err(error),
                 }
             };
             let sum = value.add(delta)?;
             let mut stored = None;
             self.encoded(&sum, &mut scratch.write, |writable| {
-                stored = Some(self.engine.set_if_unchanged(key, &found.stamp, writable.value(), Timeout::Keep));
+                let write =
+                    |engine: &Engine| engine.set_if_unchanged(key, &found.stamp, writable.value(), Timeout::Keep);
+                stored = Some(self.run(py, write));
                 Ok(true)
             })?;
             if !matches!(stored, Some(Written::Held)) {

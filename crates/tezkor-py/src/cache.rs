@@ -169,32 +169,38 @@ impl Cache {
 
     /// Gives an entry another timeout; whether there is one.
     #[pyo3(signature = (key, timeout = Given::No, version = None, /), text_signature = "($self, key, timeout=..., version=None, /)")]
-    fn touch(&self, key: Object<'_>, timeout: Given<'_>, version: Option<Object<'_>>) -> PyResult<bool> {
+    fn touch(
+        &self,
+        py: Python<'_>,
+        key: Object<'_>,
+        timeout: Given<'_>,
+        version: Option<Object<'_>>,
+    ) -> PyResult<bool> {
         let mut taken = scratch::take();
         let timeout = self.timeout(timeout)?;
         self.alias.compose(&key, version.as_ref(), &mut taken.key)?;
         let key = self.alias.key(self.alias.space(), &taken.key)?;
-        Ok(self.alias.touch(&key, timeout))
+        Ok(self.alias.touch(py, &key, timeout))
     }
 
     /// Removes an entry; whether there was one.
     #[pyo3(signature = (key, version = None, /))]
-    fn delete(&self, key: Object<'_>, version: Option<Object<'_>>) -> PyResult<bool> {
+    fn delete(&self, py: Python<'_>, key: Object<'_>, version: Option<Object<'_>>) -> PyResult<bool> {
         let mut taken = scratch::take();
         self.alias.compose(&key, version.as_ref(), &mut taken.key)?;
         let key = self.alias.key(self.alias.space(), &taken.key)?;
-        Ok(self.alias.delete(&key))
+        Ok(self.alias.delete(py, &key))
     }
 
     /// Removes several entries.
     #[pyo3(signature = (keys, version = None, /))]
-    fn delete_many(&self, keys: Object<'_>, version: Option<Object<'_>>) -> PyResult<()> {
+    fn delete_many(&self, py: Python<'_>, keys: Object<'_>, version: Option<Object<'_>>) -> PyResult<()> {
         let mut taken = scratch::take();
         let space = self.alias.space();
         for key in keys.try_iter()? {
             self.alias.compose(&key?, version.as_ref(), &mut taken.key)?;
             let key = self.alias.key(space, &taken.key)?;
-            self.alias.delete(&key);
+            self.alias.delete(py, &key);
         }
         Ok(())
     }

@@ -19,6 +19,11 @@ mod values;
 
 use pyo3::prelude::*;
 
+#[pyfunction]
+fn leave(py: Python<'_>) {
+    py.detach(tezkor::Cache::detach_all);
+}
+
 #[pymodule]
 mod _native {
     use pyo3::exceptions::PyValueError;
@@ -35,6 +40,14 @@ mod _native {
     use crate::place::parse_location;
 
     use crate::codec::{Format, Unreadable};
+
+    /// At the end of the process all regions are left in order: what is on disk is written out.
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let leave = wrap_pyfunction!(crate::leave, module)?;
+        module.py().import("atexit")?.call_method1("register", (leave,))?;
+        Ok(())
+    }
 
     const FORMAT: Format = Format { pickle: true, compress: None };
 

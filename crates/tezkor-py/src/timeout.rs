@@ -47,7 +47,8 @@ pub fn read_timeout(seconds: &Bound<'_, PyAny>) -> PyResult<Timeout> {
     Ok(timeout_of(number))
 }
 
-const EXPIRED: Timeout = Timeout::After(Duration::ZERO);
+/// Expired at once: a write removes.
+pub const EXPIRED: Timeout = Timeout::After(Duration::ZERO);
 
 /// Seconds to the millisecond, upwards: half a millisecond is not nothing.
 fn timeout_of(seconds: f64) -> Timeout {
@@ -58,11 +59,6 @@ fn timeout_of(seconds: f64) -> Timeout {
     } else {
         Timeout::Never
     }
-}
-
-/// Whether it expires at once.
-pub fn is_expired(timeout: Timeout) -> bool {
-    timeout == EXPIRED
 }
 
 #[cfg(test)]
