@@ -25,7 +25,8 @@ impl Region {
         let segment_words = self.geometry.segment_words;
         // Each member takes two words of the head for itself.
         let members = (1..self.geometry.segments).find(|count| {
-            value_words <= segment_words.saturating_sub(list_at + 1 + 2 * count) + count * segment_words
+            let in_head = segment_words.checked_sub(list_at + 1 + 2 * count);
+            in_head.is_some_and(|in_head| value_words <= in_head + count * segment_words)
         })?;
         // Of a large queue from the start: a thread of this process that still knows such a segment as the one to append to
         // finds that it is not.
