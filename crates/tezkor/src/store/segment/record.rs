@@ -193,7 +193,8 @@ pub(crate) fn hole(units: usize) -> u64 {
 /// another salt, and so does a reader that meets a flipped bit.
 pub(crate) fn salt(generation: u64, segment: usize, offset: usize) -> u64 {
     let mixed = (generation ^ ((segment as u64) << 40) ^ ((offset as u64) << 20)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    (mixed >> 48) & SALT_BITS
+    // Never zero, which small numbers and empty memory have.
+    ((mixed >> 48) & SALT_BITS).max(1)
 }
 
 /// The expiry word of an entry; times beyond 2231 years are never.
