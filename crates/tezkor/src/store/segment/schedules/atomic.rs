@@ -64,7 +64,8 @@ impl AtomicU64 {
     }
 
     pub(crate) fn store(&self, value: u64, order: Ordering) {
-        either!(self, word, order => Ordering::Release, word.store(value, order));
+        // A swap, since loom would let a store that follows another thread's swap be overtaken by it.
+        let _ = self.swap(value, order);
     }
 
     pub(crate) fn swap(&self, value: u64, order: Ordering) -> u64 {

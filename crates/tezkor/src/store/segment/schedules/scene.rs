@@ -24,12 +24,11 @@ pub(super) const NOW_MS: u64 = 1_000;
 const LATER_MS: u64 = 60_000;
 const SPACE: Space = Space { location: 7, location_row: 0, prefix_row: 0 };
 
-/// Keys of one bucket; the last two have the fingerprint of the first.
+/// Keys of one bucket; the last has the fingerprint of the first.
 pub(super) const A: u64 = 0x1111;
 pub(super) const B: u64 = 0x0001_2222;
 pub(super) const C: u64 = 0x0002_3333;
 pub(super) const A_TWIN: u64 = 0x0003_1111;
-pub(super) const A_TRIPLET: u64 = 0x0004_1111;
 
 /// Which words take part in schedules besides slots, generations, states and cursors.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,10 +39,10 @@ pub(super) enum Explore {
     InPlace,
     /// The first and the last words of a record: enough to see it torn.
     Ends,
-    /// The same, and generations are without a total order.
-    WeakEnds,
     /// All words.
     Records,
+    /// All words, and generations are without a total order.
+    WeakRecords,
 }
 
 #[derive(Clone)]
@@ -73,14 +72,14 @@ impl Scene {
                 match explore {
                     Explore::Index => false,
                     Explore::InPlace => matches!(word, 3 | VALUE_WORD),
-                    Explore::Ends | Explore::WeakEnds => matches!(word, 0 | VALUE_WORD),
-                    Explore::Records => true,
+                    Explore::Ends => matches!(word, 0 | VALUE_WORD),
+                    Explore::Records | Explore::WeakRecords => true,
                 }
             } else if position >= geometry.index_at {
                 (1..8).contains(&(position - geometry.index_at))
             } else if position >= geometry.table_at {
                 let field = (position - geometry.table_at) % segment::WORDS;
-                if field == segment::GENERATION && explore == Explore::WeakEnds {
+                if field == segment::GENERATION && explore == Explore::WeakRecords {
                     return Part::Weak;
                 }
                 field <= segment::CURSOR
