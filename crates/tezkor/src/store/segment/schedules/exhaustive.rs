@@ -481,7 +481,7 @@ fn large_value_is_alone_in_its_segments() {
 #[test]
 fn large_value_is_read_whole_or_not_at_all() {
     explore(|| {
-        let scene = Scene::new(4, 2, Explore::Ends);
+        let scene = Scene::new(5, 2, Explore::Ends);
         let writer = scene.worker(0);
         let large: Vec<u64> = (0..30).collect();
         scene.set_words(&writer, A, &large);
