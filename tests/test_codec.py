@@ -234,6 +234,11 @@ SHARED = [1]
         [{"a": SHARED}, {"a": SHARED}],
         [{1}] * 2,
         {"a": {"x": SHARED}, "b": (SHARED,)},
+        # What is shared here is a tuple, and through it a list that only the tuple holds.
+        [([1],)] * 2,
+        (([1],),) * 2,
+        dict.fromkeys("ab", ({1},)),
+        [{"a": ((), ([1],))}] * 1 + [{"a": pair} for pair in [([1],)] * 2],
     ],
     ids=repr,
 )

@@ -313,7 +313,9 @@ impl<'py> Decoder<'py> {
     /// The class as it is: an entry that was written for other fields is a miss.
     fn pattern(&self, shape: &Shape) -> Result<Pattern<'py>, Unreadable> {
         let py = self.py;
-        let model = models(py)?.named(py, &shape.app_label, &shape.model)?.ok_or(Unreadable::Miss)?;
+        // Before Django's apps are ready this raises, as unpickling does: the entry is good.
+        let model = models(py)?.named(py, &shape.app_label, &shape.model).map_err(Unreadable::Python)?;
+        let model = model.ok_or(Unreadable::Miss)?;
         if model.fingerprint != shape.fingerprint || !model.plain || shape.flags & !SHAPE_KNOWN != 0 {
             return Err(Unreadable::Miss);
         }
