@@ -18,6 +18,8 @@ use super::words::{Ordering, Word};
 
 /// The small queue's share of the segments: a tenth, as the paper has it.
 const SMALL_SHARE: usize = 10;
+/// Looks over the segments before an evictor that always loses its candidates to others gives up.
+const MOST_SURVEYS: usize = 64;
 
 /// What the segment table holds, as one look over it finds it.
 #[derive(Default)]
@@ -40,15 +42,24 @@ struct Live<'r> {
 impl Region {
     /// Empties the oldest segment of a queue; `false` when none can be.
     pub(crate) fn evict(&self, worker: &Worker, now_ms: u64) -> bool {
-        let survey = self.survey(now_ms);
-        self.header(header::MAIN_ENTRIES).store(survey.main_records, Ordering::Relaxed);
-        let target = (self.geometry.segments / SMALL_SHARE).max(1);
-        let (first, second) = if survey.small > target {
-            (survey.oldest_small, survey.oldest_main)
-        } else {
-            (survey.oldest_main, survey.oldest_small)
-        };
-        [first, second].into_iter().flatten().any(|(_, index)| self.evict_segment(worker, index, now_ms))
+        for _ in 0..MOST_SURVEYS {
+            let survey = self.survey(now_ms);
+            self.header(header::MAIN_ENTRIES).store(survey.main_records, Ordering::Relaxed);
+            let target = (self.geometry.segments / SMALL_SHARE).max(1);
+            let (first, second) = if survey.small > target {
+                (survey.oldest_small, survey.oldest_main)
+            } else {
+                (survey.oldest_main, survey.oldest_small)
+            };
+            if first.or(second).is_none() {
+                return false;
+            }
+            // A candidate that another evictor took first is no reason to give up: there are others.
+            if [first, second].into_iter().flatten().any(|(_, index)| self.evict_segment(worker, index, now_ms)) {
+                return true;
+            }
+        }
+        false
     }
 
     fn survey(&self, now_ms: u64) -> Survey {
