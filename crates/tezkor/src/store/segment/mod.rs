@@ -349,8 +349,12 @@ impl SegmentStore {
             // Private memory instead of a file that could not be used: until the process is restarted.
             return;
         }
-        if !attached.is_at(&path, name) {
-            self.move_on(&attached);
+        if !attached.is_whole(&path, name) {
+            attached.abandon();
+            self.move_on();
+        } else if !attached.is_locked(&path, name) {
+            attached.leave();
+            self.move_on();
         } else {
             attached.maintain(now_ms);
         }
@@ -358,9 +362,8 @@ impl SegmentStore {
 
     /// Somebody deleted or replaced the region's file, or a daemoniser closed the lock file: all workers meet at the file that
     /// is there now.
-    fn move_on(&self, from: &Attached) {
+    fn move_on(&self) {
         let mut events = Vec::new();
-        from.leave();
         match Self::come_to(&self.place, self.size_bytes, self.time.clock(), &mut events) {
             Ok(opened) => {
                 self.attached.store(Arc::new(opened.into()));

@@ -121,15 +121,27 @@ impl Attached {
         }
     }
 
-    /// Whether the region's file and its lock file are still the ones at their path, as large as they were.
-    pub(crate) fn is_at(&self, path: &Path, name: &str) -> bool {
-        let found = std::fs::symlink_metadata(path.join(format!("{name}.region")));
-        let same = found.is_ok_and(|found| {
+    /// Gives this process's row back without touching the region: of a file that was cut or replaced, nobody knows what is left.
+    pub(crate) fn abandon(&self) {
+        if let Some(life) = self.life.swap(None)
+            && life.forks == os::forks()
+        {
+            self.liveness.give_back(life.worker.row());
+        }
+    }
+
+    /// Whether the region's file is still the one at its path, as large as it was.
+    pub(crate) fn is_whole(&self, path: &Path, name: &str) -> bool {
+        std::fs::symlink_metadata(path.join(format!("{name}.region"))).is_ok_and(|found| {
             self.file == Some((found.dev(), found.ino())) && found.len() >= self.region.geometry.size_bytes
-        });
+        })
+    }
+
+    /// Whether the lock file is still the one at its path, and its descriptor still open.
+    pub(crate) fn is_locked(&self, path: &Path, name: &str) -> bool {
         match &self.liveness {
-            Liveness::Locks(file) => same && file.is_intact() && file.is_at(&path.join(format!("{name}.lock"))),
-            Liveness::Private(_) => same,
+            Liveness::Locks(file) => file.is_intact() && file.is_at(&path.join(format!("{name}.lock"))),
+            Liveness::Private(_) => true,
         }
     }
 
