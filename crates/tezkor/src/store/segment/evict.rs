@@ -76,7 +76,9 @@ impl Region {
                 _ => continue,
             };
             if queue.is_main() {
-                survey.main_records += self.meta(index, segment::RECORDS).load(Ordering::Relaxed);
+                // A damaged number counts for no more than fits.
+                let records = self.meta(index, segment::RECORDS).load(Ordering::Relaxed);
+                survey.main_records += records.min(self.geometry.segment_units() as u64);
             } else {
                 survey.small += 1;
             }
