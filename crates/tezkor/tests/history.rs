@@ -228,7 +228,8 @@ fn every_planted_violation_is_found(history: &[Record]) {
 fn the_judge_finds_what_is_wrong_and_nothing_else() {
     let record = |done, begin_ns, end_ns| Record { key: 1, done, begin_ns, end_ns };
     let (set, removed, got) = (Done::Set, Done::Removed, Done::Got);
-    let cases: &[(&str, &[(Done, u64, u64)], bool)] = &[
+    type Case<'c> = (&'c str, &'c [(Done, u64, u64)], bool);
+    let cases: &[Case<'_>] = &[
         ("a set is read", &[(set(1), 0, 1), (got(1), 2, 3)], true),
         ("a set that is under way may be read", &[(set(1), 0, 9), (got(1), 2, 3)], true),
         (
