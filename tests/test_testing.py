@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 from django.core.cache import cache, caches
-from django.test import TestCase, override_settings
+from django.test import SimpleTestCase, override_settings
 
 from tezkor import cache as ours
 from tezkor.backends import LocMemCache, TezkorCache
@@ -28,7 +28,7 @@ def test_clear_caches_empties_every_location_of_the_process(tezkor_cache):
 
 
 def test_the_mixin_clears_before_and_after_without_setup_calling_super(tezkor_cache):
-    class Tests(ClearCaches, TestCase):
+    class Tests(ClearCaches, SimpleTestCase):
         def setUp(self):
             pass
 
