@@ -246,6 +246,10 @@ def test_what_is_shared_in_a_value_stays_shared(value):
     data = _native.encode(value)
     assert data[0] == PICKLE
     assert pickle.dumps(_native.decode(data), 5) == pickle.dumps(value, 5)
+    store = cache()
+    store.set("k", value)
+    for _ in range(3):
+        assert pickle.dumps(store.get("k"), 5) == pickle.dumps(value, 5)
 
 
 def test_what_is_shared_and_cannot_change_needs_no_pickle():

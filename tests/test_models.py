@@ -169,6 +169,11 @@ def test_select_related_instances_come_along(shelf):
     assert loaded[1]._state.fields_cache["director"] == films[1].director
     assert loaded[0]._state.fields_cache == {"director": None}
     assert loaded[1].director is not loaded[2].director
+    # Only some have one: those whose related object was looked at.
+    films_seen = list(shelf.Film.objects.order_by("pk"))
+    assert films_seen[1].director
+    check(films_seen)
+    check(films_seen[::-1])
     size = len(_native.encode(films))
     assert size < len(pickle.dumps(films, 5))
 
