@@ -151,17 +151,17 @@ fn work(config: &tezkor::Config, board: &Board, number: u64) {
 
 #[test]
 fn flips_everywhere_give_misses() {
-    flips_give_misses("flips", Part::All, quick_or_soak(100_000, 5_000_000));
+    flips_give_misses("flips", Part::All, quick_or_soak(100_000, 2_000_000));
 }
 
 #[test]
 fn flips_in_the_tables_give_misses() {
-    flips_give_misses("tables", Part::Tables, quick_or_soak(100_000, 5_000_000));
+    flips_give_misses("tables", Part::Tables, quick_or_soak(100_000, 2_000_000));
 }
 
 #[test]
 fn flips_in_the_segments_give_misses() {
-    flips_give_misses("segments", Part::Segments, quick_or_soak(100_000, 5_000_000));
+    flips_give_misses("segments", Part::Segments, quick_or_soak(100_000, 2_000_000));
 }
 
 /// One flipped bit in the bytes of a value, wherever it is, and the value is a miss.

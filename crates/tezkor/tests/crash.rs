@@ -81,7 +81,7 @@ fn enumerate(case: &Case) {
 
 /// All stores, or the first and the last ones and a sample of those between.
 fn points(stores: u64) -> Vec<u64> {
-    let most = quick_or_soak(120, 4000);
+    let most = quick_or_soak(120, 1500);
     if stores <= most {
         return (1..=stores).collect();
     }

@@ -178,7 +178,7 @@ fn recorded(place: &Place, operations: u64) -> Vec<Record> {
 #[test]
 fn no_get_returns_what_was_replaced_before_it_began() {
     let start = Instant::now();
-    for round in 0..quick_or_soak(6, 300) {
+    for round in 0..quick_or_soak(6, 100) {
         let place = Place::new("history");
         let history = recorded(&place, 100_000);
         let gets = history.iter().filter(|record| matches!(record.done, Done::Got(_))).count();

@@ -253,7 +253,7 @@ fn threads_of_a_process_share_its_row() {
             std::thread::scope(|scope| {
                 for number in 0..8 {
                     let config = &config;
-                    scope.spawn(move || work(&mut Shelf::open(config), 1 + number, quick_or_soak(10_000, 1_000_000)));
+                    scope.spawn(move || work(&mut Shelf::open(config), 1 + number, quick_or_soak(10_000, 200_000)));
                 }
             });
             let mut shelf = Shelf::open(&config);
@@ -276,7 +276,7 @@ fn sixty_four_workers_write_to_eight_mebibytes() {
         let mut shelf = Shelf::open(&config);
         board.add(0, 1);
         board.wait_for(0, 64);
-        work(&mut shelf, 1 + number, quick_or_soak(1_000, 50_000));
+        work(&mut shelf, 1 + number, quick_or_soak(1_000, 30_000));
         board.add(0, 1);
         board.wait_for(0, 128);
         if number == 0 {
