@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::exceptions::PyValueError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
 use tezkor::decoded::{Decoded, Lookup};
@@ -25,12 +26,12 @@ pub struct Alias {
     pub engine: Engine,
     pub keys: KeyRule,
     pub format: Format,
-    pub decoded: Decoded<Arc<Held>, Stamp>,
+    pub decoded: Arc<Values>,
     pub limit: Option<Limit>,
     on_disk: bool,
     /// The space of the prefix, and the region that it was made for.
     space: Mutex<(u64, Space)>,
-    /// `time.time`, for caches that follow Python's clock.
+    /// The module `time`, for caches that follow Python's clock: tools that turn it replace its function.
     clock: Option<Py<PyAny>>,
 }
 
@@ -40,6 +41,29 @@ pub struct Limit {
     pub cull_frequency: usize,
     pub order: Arc<Mutex<Order>>,
 }
+
+/// The decoded values of a store in this process, for all aliases that it serves: so their bound is one for the process. Aliases
+/// that refuse pickle do not see what others unpickled.
+fn decoded_of(engine: &Engine, decoded_bytes: usize, pickle: bool) -> Arc<Values> {
+    static KNOWN: Mutex<Vec<(Shelf, Arc<Values>)>> = Mutex::new(Vec::new());
+    // A store that was opened stays open, and so does its address.
+    let shelf = (std::ptr::from_ref(engine.store()).addr(), decoded_bytes, pickle);
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    match known.iter().find(|(other, _)| *other == shelf) {
+        Some((_, decoded)) => decoded.clone(),
+        None => {
+            let decoded = Arc::new(Decoded::new(decoded_bytes));
+            known.push((shelf, decoded.clone()));
+            decoded
+        }
+    }
+}
+
+/// Decoded values and their stamps.
+type Values = Decoded<Arc<Held>, Stamp>;
+
+/// Store, capacity in bytes, whether pickle is read.
+type Shelf = (usize, usize, bool);
 
 /// A value to write.
 enum Writable<'v> {
@@ -57,17 +81,9 @@ impl Alias {
         limit: Option<Limit>,
         clock: Option<Py<PyAny>>,
     ) -> Self {
+        let decoded = decoded_of(&engine, decoded_bytes, format.pickle);
         let space = (engine.region_id(), engine.space(keys.prefix().as_bytes()));
-        Self {
-            on_disk: !engine.is_near(),
-            engine,
-            keys,
-            format,
-            decoded: Decoded::new(decoded_bytes),
-            limit,
-            space: Mutex::new(space),
-            clock,
-        }
+        Self { on_disk: !engine.is_near(), engine, keys, format, decoded, limit, space: Mutex::new(space), clock }
     }
 
     /// The space of the prefix: another one after the region was replaced.
@@ -90,7 +106,8 @@ impl Alias {
         full: &mut Vec<u8>,
     ) -> PyResult<()> {
         if let Some(clock) = &self.clock {
-            let seconds: f64 = clock.bind(key.py()).call0()?.extract()?;
+            let py = key.py();
+            let seconds: f64 = clock.bind(py).call_method0(intern!(py, "time"))?.extract()?;
             self.engine.set_time((seconds * 1000.0) as u64);
         }
         self.keys.compose(key, version, full)
