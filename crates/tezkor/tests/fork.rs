@@ -169,3 +169,38 @@ fn a_fork_amid_operations_of_other_threads_hangs_nobody() {
         }
     }
 }
+
+/// A child that outlives its parent: it knows the parent's row from before the fork, and still finds out that its owner is dead.
+#[test]
+fn a_child_clears_up_after_its_parent() {
+    let place = Place::new("orphan");
+    let config = place.shared(REGION_BYTES);
+    let board = Board::new(1);
+    apart(|| {
+        let mut parent = Child::start(|| {
+            let mut shelf = Shelf::open(&config);
+            shelf.set(1, 1, 500);
+            let orphan = Child::start(|| {
+                support::child::outlive_parent();
+                shelf.set(2, 1, 500);
+                board.set(0, 1);
+                let start = Instant::now();
+                while shelf.cache.stats().workers != 1 {
+                    assert!(start.elapsed() < Duration::from_secs(8), "the row of the dead parent is not freed");
+                    assert!(is_stored(shelf.set(3, 1, 500)));
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                assert_eq!(shelf.get(1), Some((1, 500)), "what the parent wrote stays");
+                board.set(0, 3);
+            });
+            board.wait_for(0, 2);
+            // The child is left behind: this process is killed.
+            std::mem::forget(orphan);
+            support::child::kill_self();
+        });
+        board.wait_for(0, 1);
+        board.set(0, 2);
+        assert_eq!(parent.wait(), Ended::Signalled(libc::SIGKILL));
+        board.wait_for(0, 3);
+    });
+}

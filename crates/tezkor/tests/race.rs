@@ -8,7 +8,7 @@ use support::board::Board;
 use support::child::{apart, finish_all, start_all};
 use support::place::{Place, Shelf, is_stored};
 use support::quick_or_soak;
-use tezkor::{Buffer, Incr, Timeout, Value, Written};
+use tezkor::{Incr, Timeout, Value, Written};
 
 const PROCESSES: u64 = 4;
 const REGION_BYTES: u64 = 1 << 20;
@@ -124,39 +124,45 @@ fn counts_that_grow_out_of_a_word_add_up_exactly() {
     counted((1 << 46) - 10_000, quick_or_soak(6_000, 60_000));
 }
 
-/// Who of those that race for a key wins it; again and again with keys that are absent, deleted, expired or being evicted.
+/// Who of those that race for a key wins it: keys that are absent, keys that were deleted, while evictions never rest. All four
+/// go through the keys of a round in the same order, so that they meet at one or another.
 #[test]
 fn an_add_has_one_winner() {
+    const AT_ONCE: usize = 16;
     let place = Place::new("add");
     let config = place.shared(ROOMY_BYTES);
-    let rounds = quick_or_soak(2_000, 100_000) as usize;
-    // Word 0: who has arrived; from there on: the winners of each round, and the round's arrivals.
-    let board = Board::new(1 + 2 * rounds);
+    let rounds = quick_or_soak(4_000, 100_000) as usize;
+    // The winners of each key, and who has come to each round.
+    let board = Board::new(rounds * AT_ONCE + rounds + 1);
     let start = Instant::now();
     finish_all(start_all(PROCESSES, |number| {
         let mut shelf = Shelf::open(&config);
         for round in 0..rounds {
-            // Ever different keys, so that all of the index sees it; every fourth one was there and is gone.
-            let name = format!("round {}", round / 4 * 4);
-            let fresh = format!("round {round}");
-            let name = if round % 4 == 3 { name.as_bytes() } else { fresh.as_bytes() };
+            // Every fourth round takes the keys of one that all have left behind, after they were deleted.
+            let names: Vec<String> = (0..AT_ONCE)
+                .map(|key| format!("round {} key {key}", if round % 4 == 3 { round - 3 } else { round }))
+                .collect();
             if round % 4 == 3 && number == 0 {
-                shelf.cache.delete(&shelf.key(name));
+                for name in &names {
+                    shelf.cache.delete(&shelf.key(name.as_bytes()));
+                }
             }
-            meet(&board, 2 + 2 * round);
-            let written = shelf.cache.add(&shelf.key(name), Value::Count(number as i64), Timeout::Never);
-            if is_stored(written) {
-                board.add(1 + 2 * round, 1);
+            meet(&board, rounds * AT_ONCE + round);
+            for (key, name) in names.iter().enumerate() {
+                let value = Value::Count(number as i64);
+                if is_stored(shelf.cache.add(&shelf.key(name.as_bytes()), value, Timeout::Never)) {
+                    board.add(round * AT_ONCE + key, 1);
+                }
             }
-            let found = shelf.cache.get(&shelf.key(name), &mut Buffer::new());
-            assert!(found.is_none_or(|found| found.count < PROCESSES as i64));
             if round % 3 == 0 {
-                shelf.set(10_000 + number * rounds as u64 + round as u64, 1, FILL_BYTES);
+                shelf.set(1_000_000 + number * rounds as u64 + round as u64, 1, FILL_BYTES);
             }
         }
     }));
     for round in 0..rounds {
-        assert_eq!(board.get(1 + 2 * round), 1, "round {round}: the number of winners");
+        for key in 0..AT_ONCE {
+            assert_eq!(board.get(round * AT_ONCE + key), 1, "round {round}, key {key}: the number of winners");
+        }
     }
     println!("{rounds} rounds in {:?}", start.elapsed());
 }

@@ -129,6 +129,12 @@ pub fn kill_self() -> ! {
     }
 }
 
+/// Lets this child live on when its parent dies; it has to end by itself.
+pub fn outlive_parent() {
+    // SAFETY: takes numbers only.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, 0) };
+}
+
 /// Writes to standard error without any lock of Rust's.
 pub fn say(text: &str) {
     // SAFETY: the pointer and the length are those of `text`.
