@@ -17,7 +17,7 @@ demo: build  ## send a real shop the same load without a cache, with LocMemCache
 	@scripts/packages scripts/requirements-demo.txt && .venv/bin/python examples/shop/demo.py
 
 shop: build  ## leave the demo's shop running, to click through
-	@scripts/packages scripts/requirements-demo.txt && .venv/bin/python examples/shop/demo.py --serve
+	@scripts/packages scripts/requirements-demo.txt && .venv/bin/python examples/shop/serve.py
 
 bench: build  ## measure side by side with the peers: make bench TRACES=dir ONLY=get ARGS=--quick
 	@scripts/bench $(if $(TRACES),--traces "$(TRACES)") $(if $(ONLY),--only "$(ONLY)") $(ARGS)

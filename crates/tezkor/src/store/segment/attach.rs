@@ -56,9 +56,14 @@ pub(crate) struct Opened {
 
 /// Private memory of this process.
 pub(crate) fn open_private(size_bytes: u64, clock: Clock) -> io::Result<Opened> {
+    open_private_with(size_bytes, clock, [os::random()?, os::random()?, os::random()?])
+}
+
+/// The same with these numbers as seed, id and epoch.
+pub(crate) fn open_private_with(size_bytes: u64, clock: Clock, random: [u64; 3]) -> io::Result<Opened> {
     let geometry = Geometry::of_size(size_bytes);
     let words = Words::new(Mapping::private(geometry.size_bytes)?);
-    write_header(&words, &geometry, clock, [os::random()?, os::random()?, os::random()?])?;
+    write_header(&words, &geometry, clock, random)?;
     let liveness = Liveness::Private(Held::new(geometry.workers));
     let region = Region::new(words, geometry, Box::new(|_, _| true));
     Ok(Opened { region, liveness, file: None, disk: None, notes: Vec::new() })

@@ -178,9 +178,9 @@ impl Geometry {
     /// A region just large enough for the schedule explorer: one bucket, segments of a few entries.
     #[cfg(all(test, any(loom, shuttle)))]
     pub(crate) fn tiny(segments: usize, segment_words: usize) -> Self {
-        let bare = Self::assemble(1 << 30, segment_words, segments, 1, 2, 2, 1);
+        let bare = Self::assemble(1 << 30, segment_words, segments, 1, 4, 2, 1);
         let words = bare.segments_at + segments * segment_words;
-        Self::assemble(words as u64 * 8, segment_words, segments, 1, 2, 2, 1)
+        Self::assemble(words as u64 * 8, segment_words, segments, 1, 4, 2, 1)
     }
 
     #[cfg(test)]

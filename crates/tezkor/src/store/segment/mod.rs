@@ -9,6 +9,8 @@ mod amend;
 pub(crate) mod attach;
 pub(crate) mod counters;
 pub(crate) mod evict;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub(crate) mod index;
 mod large;
 pub(crate) mod layout;

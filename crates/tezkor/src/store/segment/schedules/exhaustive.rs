@@ -12,6 +12,7 @@ use super::scene::{A, A_TWIN, B, C, Explore, NOW_MS, Scene, Seen};
 use super::set_generation_bits;
 use crate::entry::{Incr, When, Written};
 use crate::store::segment::alloc::Worker;
+use crate::store::segment::counters::Counter;
 
 const PREEMPTIONS: usize = 3;
 /// Accesses of one schedule, far more than any of the models makes unless it does not end.
@@ -97,6 +98,32 @@ fn add_of_an_absent_key_has_one_winner() {
         scene.check();
         assert!(scene.remove(A));
         assert!(scene.slots(A).is_empty(), "the delete uncovered another copy");
+    });
+}
+
+/// In a full bucket both would take the place of the entry that is used least: the other's, once it is there.
+#[test]
+fn add_to_a_full_bucket_has_one_winner() {
+    explore(|| {
+        let scene = Scene::new(4, 8, Explore::Index);
+        let (one, two) = two_workers(&scene);
+        let others = [B, C, 0x0010_5551, 0x0010_5552, 0x0010_5553, 0x0010_5554];
+        for other in others {
+            scene.set(&one, other, 1);
+            scene.warm(other);
+        }
+        let other = thread::spawn({
+            let scene = scene.clone();
+            move || scene.add(&two, A, 2)
+        });
+        let first = scene.add(&one, A, 1);
+        let second = other.join().expect("the other");
+        assert!(first ^ second, "{first} {second}");
+        assert_eq!(scene.read(A), Seen::Value(if first { 1 } else { 2 }));
+        for other in others {
+            assert_eq!(scene.read(other), Seen::Value(1), "an entry that is used more was displaced");
+        }
+        scene.check();
     });
 }
 
@@ -223,6 +250,58 @@ fn evicted_value_is_read_whole_or_not_at_all() {
             scene.set(&writer, low, number);
         }
         reader.join().expect("the reader");
+        scene.check();
+    });
+}
+
+#[test]
+fn segment_is_not_recycled_under_a_writer() {
+    explore(|| {
+        let scene = Scene::new(4, 2, Explore::Index);
+        let worker = Arc::new(scene.worker(0));
+        scene.set(&worker, B, 1);
+        let other = thread::spawn({
+            let (scene, worker) = (scene.clone(), worker.clone());
+            move || {
+                scene.seal(&worker);
+                let evictor = scene.worker(1);
+                scene.evict(&evictor);
+                scene.set(&evictor, C, 1);
+            }
+        });
+        let mut stamp = scene.set(&worker, A, 1);
+        // Unless it was evicted after it was there.
+        if scene.total(Counter::EvictedEntries) < 2 {
+            assert!(scene.is_current(A, &mut stamp) || scene.total(Counter::EvictedEntries) == 2);
+        }
+        other.join().expect("the other");
+        assert!(scene.total(Counter::EvictedEntries) == 2 || scene.read(A) == Seen::Value(1));
+        scene.check();
+    });
+}
+
+#[test]
+fn value_in_a_segment_that_was_just_freed_stays() {
+    explore(|| {
+        let scene = Scene::new(1, 1, Explore::Index);
+        let (one, two) = (scene.worker(0), scene.worker(1));
+        scene.set(&one, A, 1);
+        scene.seal(&one);
+        let evictor = thread::spawn({
+            let scene = scene.clone();
+            move || {
+                scene.evict(&one);
+            }
+        });
+        // It finds no room while the other still evicts.
+        if let Written::Stored(_) = scene.write(&two, B, 2, When::Always) {
+            assert_eq!(scene.read(B), Seen::Value(2));
+            evictor.join().expect("the evictor");
+            assert_eq!(scene.read(B), Seen::Value(2));
+        } else {
+            evictor.join().expect("the evictor");
+        }
+        assert_eq!(scene.read(A), Seen::Nothing);
         scene.check();
     });
 }
