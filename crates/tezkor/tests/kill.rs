@@ -53,7 +53,14 @@ fn random_kills_hold_up_nobody_and_leak_nothing() {
         }
     }
     board.set(STOP, 1);
-    workers.into_iter().for_each(Child::finish);
+    for mut worker in workers {
+        // The last kill may be on its way to it, or it may come to its own end first.
+        let ended = worker.wait();
+        assert!(
+            matches!(ended, Ended::Exited(0) | Ended::Signalled(libc::SIGKILL)),
+            "a worker ended by itself: {ended:?}"
+        );
+    }
     report(&board, killed, start.elapsed());
     // What the dead had open rests for five seconds.
     std::thread::sleep(Duration::from_millis(5_200));
