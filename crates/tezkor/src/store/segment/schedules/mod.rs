@@ -27,7 +27,7 @@ pub(crate) fn generation_bits(usual: u32) -> u32 {
 }
 
 /// Gives slot words so many bits of generation, on this thread (an explorer runs all threads of a model on one).
-#[cfg(test)]
+#[cfg(all(test, loom))]
 fn set_generation_bits(bits: u32) {
     GENERATION_BITS.set(Some(bits));
 }

@@ -1,5 +1,6 @@
 //! What a model plays on: one bucket, segments of a few records, keys whose hashes the model chooses.
 //! It offers the steps of the store above the region, in the store's order.
+#![allow(dead_code, reason = "each explorer uses a part of it")]
 
 use std::sync::Arc;
 
