@@ -225,6 +225,29 @@ fn decoded_copy_is_never_current_after_a_set_has_returned() {
     });
 }
 
+/// The slot word of an entry has come back, with another entry behind it.
+#[test]
+fn decoded_copy_is_not_current_when_its_slot_word_comes_back() {
+    explore(|| {
+        let scene = Scene::new(1, 1, Explore::Index);
+        let writer = scene.worker(0);
+        let stamp = scene.set(&writer, A, 1);
+        let other = thread::spawn({
+            let (scene, mut stamp) = (scene.clone(), stamp);
+            move || {
+                let before = scene.is_current(A, &mut stamp);
+                assert!(before || !scene.is_current(A, &mut stamp), "a replaced entry came back");
+            }
+        });
+        scene.set(&writer, A, 2);
+        assert!(!scene.is_current(A, &mut { stamp }));
+        let third = scene.set(&writer, A, 3);
+        assert_eq!(third.identity, stamp.identity, "one bit of generation tells two apart");
+        assert!(!scene.is_current(A, &mut { stamp }), "an entry was taken for one of two generations ago");
+        other.join().expect("the other");
+    });
+}
+
 /// A sealed segment with A alone in it, used before, so that an eviction keeps it.
 fn sealed(scene: &Scene, set: impl FnOnce(&Worker)) {
     let writer = scene.worker(0);
@@ -537,22 +560,48 @@ fn threads_of_one_process_share_its_open_segments() {
 #[test]
 fn large_value_is_alone_in_its_segments() {
     explore(|| {
-        let scene = Scene::new(5, 2, Explore::Index);
+        let scene = Scene::new(3, 2, Explore::Index);
         let worker = Arc::new(scene.worker(0));
         scene.set(&worker, B, 1);
         let other = thread::spawn({
             let (scene, worker) = (scene.clone(), worker.clone());
             move || {
-                scene.set(&worker, A, 1);
+                scene.write(&worker, A, 1, When::Always);
             }
         });
         scene.set(&worker, C, 1);
         scene.set(&worker, C, 2);
         scene.evict(&scene.worker(1));
-        let large: Vec<u64> = (0..30).collect();
-        scene.set_words(&worker, B, &large);
+        let large: Vec<u64> = (0..20).collect();
+        if scene.write_words(&worker, B, &large) {
+            // It may have been evicted by the other, who needs room as well.
+            assert!(scene.read_words(B).is_none_or(|found| found == large));
+        }
         other.join().expect("the other");
-        assert_eq!(scene.read_words(B), Some(large));
+        assert!(scene.read_words(B).is_none_or(|found| found == large));
+        scene.check();
+    });
+}
+
+/// A thread that knows a segment as its process's open one sleeps; the segment is recycled, and opened again by the process.
+#[test]
+fn segment_that_is_opened_again_is_not_written_twice() {
+    explore(|| {
+        let scene = Scene::new(1, 2, Explore::Index);
+        let worker = Arc::new(scene.worker(0));
+        scene.set(&worker, B, 1);
+        let other = thread::spawn({
+            let (scene, worker) = (scene.clone(), worker.clone());
+            move || {
+                scene.write(&worker, A, 1, When::Always);
+            }
+        });
+        scene.seal(&worker);
+        scene.evict(&scene.worker(1));
+        for number in [1, 2] {
+            scene.write(&worker, C, number, When::Always);
+        }
+        other.join().expect("the other");
         scene.check();
     });
 }

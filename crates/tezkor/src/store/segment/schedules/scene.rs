@@ -123,12 +123,16 @@ impl Scene {
         }
     }
 
-    /// Sets a value of this many words; one that does not fit a segment gets segments of its own.
-    pub(super) fn set_words(&self, worker: &Worker, low: u64, words: &[u64]) {
+    /// Sets a value of several words (one that does not fit a segment gets segments of its own); whether there was room.
+    pub(super) fn write_words(&self, worker: &Worker, low: u64, words: &[u64]) -> bool {
         let value = Value::Bytes { codec: 2, bytes: bytemuck::cast_slice(words) };
         let key_bytes = low.to_le_bytes();
         let written = self.0.write(worker, &key(low, &key_bytes), value, self.terms(), When::Always);
-        assert!(matches!(written, Written::Stored(_)), "a set came to {written:?}");
+        matches!(written, Written::Stored(_))
+    }
+
+    pub(super) fn set_words(&self, worker: &Worker, low: u64, words: &[u64]) {
+        assert!(self.write_words(worker, low, words), "a set of {} words was refused", words.len());
     }
 
     /// Reads a value of several words.
