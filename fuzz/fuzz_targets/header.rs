@@ -16,11 +16,11 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Where the checksum of the header stands: it covers all before it.
 const CHECKSUM_AT: usize = 96;
 
-/// A directory of this process, and the bytes of a good region with an entry.
+/// A directory to work in, and the bytes of a good region with an entry.
 fn good() -> &'static (PathBuf, Vec<u8>) {
     static GOOD: OnceLock<(PathBuf, Vec<u8>)> = OnceLock::new();
     GOOD.get_or_init(|| {
-        let parent = std::env::temp_dir().join(format!("tezkor-fuzz-{}", std::process::id()));
+        let parent = std::env::current_dir().expect("a directory").join("artifacts/header.work");
         fs::create_dir_all(&parent).expect("a directory");
         let store = SegmentStore::at_for_fuzzing(&parent);
         work(&store);
