@@ -21,6 +21,7 @@ fn good() -> &'static (PathBuf, Vec<u8>) {
     static GOOD: OnceLock<(PathBuf, Vec<u8>)> = OnceLock::new();
     GOOD.get_or_init(|| {
         let parent = std::env::current_dir().expect("a directory").join("artifacts/header.work");
+        let _ = fs::remove_dir_all(&parent);
         fs::create_dir_all(&parent).expect("a directory");
         let store = SegmentStore::at_for_fuzzing(&parent);
         work(&store);

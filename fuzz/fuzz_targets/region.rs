@@ -32,19 +32,30 @@ impl Program<'_> {
         Some(u64::from_le_bytes(*first))
     }
 
+    /// A small number mostly: records stand at the beginning of a segment.
+    fn near(&mut self) -> Option<usize> {
+        let (low, high) = (self.byte()?, self.byte()?);
+        Some(usize::from(low) | usize::from(high.saturating_sub(200)) << 8)
+    }
+
     fn place(&mut self) -> Option<usize> {
         Some(usize::from(self.byte()?) | usize::from(self.byte()?) << 8)
     }
 }
 
-/// The value of a key, which tells the key, the salt and its own length.
+/// The value of a key, which tells the key, the salt and its own length; it begins with the salt.
 fn value(key: usize, salt: u8, length: usize) -> Vec<u8> {
     let mut state = 1 + key as u64 * 0x1_0001 + u64::from(salt) * 0x101 + length as u64 * 0x100_0001;
-    let next = || {
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
         state = state.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(23);
-        state as u8
-    };
-    std::iter::repeat_with(next).take(length).collect()
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    if let Some(first) = bytes.first_mut() {
+        *first = salt;
+    }
+    bytes
 }
 
 struct Run {
@@ -107,7 +118,7 @@ impl Run {
             }
             8 => {
                 // Fills segments, so that others are evicted.
-                for step in 0..program.byte()? {
+                for step in 0..program.byte()? % 80 {
                     self.write(index, step, 15_000, When::Always);
                     let other = format!("filler {step}");
                     let key = self.store.key(key.space(), other.as_bytes());
@@ -143,9 +154,10 @@ impl Run {
                     3 => Part::Ledger,
                     4 => Part::Table,
                     5 => Part::Bucket(key.hash() as u64),
-                    _ => Part::Segment(usize::from(program.byte()?)),
+                    // Those that are used first, mostly.
+                    _ => Part::Segment(usize::from(program.byte()?.saturating_sub(180))),
                 };
-                let place = program.place()?;
+                let place = program.near()?;
                 let (how, register) = (program.byte()?, self.register);
                 let number = if how % 4 == 0 { program.number()? } else { 0 };
                 let mut read = 0;
