@@ -115,7 +115,7 @@ impl<'r> Ledger<'r> {
     }
 
     fn invalidate(&self, raise: impl FnOnce(u64)) {
-        let sequence = self.words[header::SEQUENCE].add(1) + 1;
+        let sequence = self.words[header::SEQUENCE].next();
         raise(sequence);
         self.words[header::CHANGE].add(1);
     }

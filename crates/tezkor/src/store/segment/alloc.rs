@@ -117,7 +117,7 @@ impl Region {
 
     /// Puts an open segment at the end of its queue.
     pub(crate) fn seal(&self, index: usize, open: u64, queue: Queue) {
-        let stamp = self.header(header::STAMP).add(1) + 1;
+        let stamp = self.header(header::STAMP).next();
         self.meta(index, segment::STAMP).store(stamp, Ordering::SeqCst);
         // Another thread may have sealed it already.
         let _ = self.meta(index, segment::STATE).replace(open, state::pack(State::Sealed, queue, state::owner(open)));

@@ -117,7 +117,7 @@ impl Region {
         }
         if queue.is_large() {
             if let Some(queue) = self.keep_large(worker, index, queue, now_ms) {
-                let stamp = self.header(header::STAMP).add(1) + 1;
+                let stamp = self.header(header::STAMP).next();
                 self.meta(index, segment::STAMP).store(stamp, Ordering::SeqCst);
                 state_word.store(state::pack(State::Sealed, queue, state::owner(sealed)), Ordering::SeqCst);
                 return true;

@@ -194,7 +194,7 @@ impl Region {
         let ghost = (Self::ghost_fingerprint(hash) << GHOST_AGE_BITS) | self.ghost_age();
         word.replace_relaxed(old, (old << GHOST_BITS | ghost) & ((1 << (GHOST_BITS * GHOSTS)) - 1));
         // Eight ages pass while the small queue evicts as many keys as the main queue holds.
-        let passed = self.header(header::GHOSTS).add(1) + 1;
+        let passed = self.header(header::GHOSTS).next();
         let in_main = self.header(header::MAIN_ENTRIES).load(Ordering::Relaxed).min(1 << 48);
         if passed >= (in_main / GHOST_AGES).max(1) && self.header(header::GHOSTS).replace_relaxed(passed, 0) {
             self.header(header::GHOST_AGE).add(1);

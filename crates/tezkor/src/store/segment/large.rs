@@ -79,7 +79,7 @@ impl Region {
     pub(crate) fn settle_large(&self, worker: &Worker, head: usize, published: Option<Queue>) {
         let Some(queue) = published else { return self.release(head) };
         let open = state::pack(State::Open, Queue::LargeSmall, worker.owner);
-        let stamp = self.header(super::layout::header::STAMP).add(1) + 1;
+        let stamp = self.header(super::layout::header::STAMP).next();
         self.meta(head, segment::STAMP).store(stamp, Ordering::SeqCst);
         let _ = self.meta(head, segment::STATE).replace(open, state::pack(State::Sealed, queue, worker.owner));
     }

@@ -53,6 +53,12 @@ impl Word {
         self.0.fetch_add(value, Ordering::SeqCst)
     }
 
+    /// Adds one; the sum. A counter that was damaged begins again after the largest number.
+    #[inline(always)]
+    pub(crate) fn next(&self) -> u64 {
+        self.add(1).wrapping_add(1)
+    }
+
     /// Counts an event; nothing depends on the order.
     #[inline(always)]
     pub(crate) fn count(&self, value: u64) {
