@@ -43,8 +43,10 @@ def test_shop_passes_its_tests_with(cache):
     assert ("skipped" in run.stderr) == (cache == "dummy"), run.stderr  # only DummyCache has anything to skip
 
 
-def test_models_have_their_migration():
-    run = manage("makemigrations", "--check", "--dry-run", cache="dummy")
+def test_models_have_their_migration(tmp_path):
+    run = manage(
+        "makemigrations", "--check", "--dry-run", cache="dummy", SHOP_DB=str(tmp_path / "shop.sqlite3")
+    )
     assert run.returncode == 0, run.stdout + run.stderr
 
 

@@ -48,6 +48,8 @@ fn parent_and_children_work_on(config: &Config, is_shared: bool) {
     apart(|| {
         let board = Board::new(ROWS + 1 + CHILDREN as usize);
         let mut shelf = Shelf::open(config);
+        // Forks are counted from the first cache of the test process, which another test may have opened.
+        let forks = tezkor::forks();
         assert!(is_stored(shelf.cache.set(&shelf.key(b"count"), Value::Count(0), Timeout::Never)));
         work(&mut shelf, 0);
         let children = {
@@ -64,7 +66,7 @@ fn parent_and_children_work_on(config: &Config, is_shared: bool) {
                 if !is_shared {
                     assert_eq!(incr(shelf), 2 * ROUNDS as i64 + 1, "a child of private memory counts for itself");
                 }
-                assert_eq!(tezkor::forks(), 1);
+                assert_eq!(tezkor::forks(), forks + 1);
                 board.wait_for(MAY_END, 1);
             })
         };
@@ -80,19 +82,21 @@ fn parent_and_children_work_on(config: &Config, is_shared: bool) {
         work(&mut shelf, 0);
         let expected = if is_shared { 3 + CHILDREN } else { 3 } * ROUNDS;
         assert_eq!(incr(&shelf), expected as i64 + 1);
-        assert_eq!(tezkor::forks(), 0);
+        assert_eq!(tezkor::forks(), forks);
         assert_eq!(shelf.cache.take_events(), []);
     });
 }
 
 #[test]
 fn parent_and_children_work_on_in_private_memory() {
-    parent_and_children_work_on(&Place::new("fork").memory(REGION_BYTES), false);
+    let place = Place::new("fork");
+    parent_and_children_work_on(&place.memory(REGION_BYTES), false);
 }
 
 #[test]
 fn parent_and_children_work_on_in_a_shared_region() {
-    parent_and_children_work_on(&Place::new("fork").shared(REGION_BYTES), true);
+    let place = Place::new("fork");
+    parent_and_children_work_on(&place.shared(REGION_BYTES), true);
 }
 
 #[test]
@@ -106,9 +110,13 @@ fn parent_and_children_work_on_in_a_region_on_disk() {
 fn descendants_work_on() {
     fn descend(shelf: &mut Shelf, depth: u64) {
         work(shelf, depth);
-        assert_eq!(tezkor::forks(), depth);
+        let forks = tezkor::forks();
+        assert!(forks >= depth);
         if depth < 8 {
-            apart(|| descend(shelf, depth + 1));
+            apart(|| {
+                assert_eq!(tezkor::forks(), forks + 1);
+                descend(shelf, depth + 1);
+            });
         }
         work(shelf, depth);
         (0..=depth).for_each(|ancestor| assert!(shelf.get(1_000 * (1 + ancestor) + 1).is_some()));

@@ -34,7 +34,8 @@ fn random_kills_hold_up_nobody_and_leak_nothing() {
     let board = Board::new(HISTOGRAM + 64);
     let kills = quick_or_soak(320, 10_000);
     let start = Instant::now();
-    let fresh_payload = filled_payload(&Place::new("fresh").shared(REGION_BYTES));
+    let fresh = Place::new("fresh");
+    let fresh_payload = filled_payload(&fresh.shared(REGION_BYTES));
     let mut random = Random::new(now_ns());
     let mut workers: Vec<Child> = (0..WORKERS).map(|place| start_worker(&config, &board, place, &mut random)).collect();
     let mut killed = 0;

@@ -2,26 +2,55 @@
 //! meant for it, so that no test meets a region that a user has.
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use tezkor::{Buffer, Cache, Config, Key, SHARED_DIRECTORY_VARIABLE, Space, Timeout, Value, Written};
 
 use super::value;
 
 /// Where a test keeps its regions.
+///
+/// Tests of one process take turns: a child would inherit what the thread of another test holds, and the directory is shared.
 pub struct Place {
     directory: PathBuf,
     name: String,
     owner: u32,
+    _turn: Turn,
+}
+
+/// Held by the thread of the test that has its turn; a test may have several places.
+struct Turn {
+    _guard: Option<MutexGuard<'static, ()>>,
+}
+
+static TURN: Mutex<()> = Mutex::new(());
+
+thread_local! {
+    static PLACES: Cell<usize> = const { Cell::new(0) };
+}
+
+impl Turn {
+    fn take() -> Turn {
+        let places = PLACES.replace(PLACES.get() + 1);
+        Turn { _guard: (places == 0).then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner)) }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        PLACES.set(PLACES.get() - 1);
+    }
 }
 
 impl Place {
     /// A place of its own for a test, on tmpfs where there is one.
     pub fn new(name: &str) -> Place {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let turn = Turn::take();
         let owner = std::process::id();
         let base = Some(PathBuf::from("/dev/shm")).filter(|base| base.is_dir()).unwrap_or_else(std::env::temp_dir);
         let shared = base.join(format!("tezkor-test-{owner}"));
@@ -31,7 +60,7 @@ impl Place {
             unsafe { std::env::set_var(SHARED_DIRECTORY_VARIABLE, &shared) };
         });
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let place = Place { directory: shared, name: format!("{name}-{number}"), owner };
+        let place = Place { directory: shared, name: format!("{name}-{number}"), owner, _turn: turn };
         std::fs::create_dir_all(place.disk()).expect("the test's directory can be made");
         place
     }
