@@ -444,6 +444,14 @@ def test_locmem_keeps_max_entries_exactly_when_given(tezkor_cache):
     assert len(unbounded.get_many([str(number) for number in range(1000)])) == 1000
 
 
+def test_clear_through_an_alias_without_max_entries_frees_the_place_of_one_that_has_it(tezkor_cache):
+    limited = LocMemCache("cleared", {"OPTIONS": {"MAX_ENTRIES": 30, "CULL_FREQUENCY": 3}})
+    limited.set_many({f"a{number}": number for number in range(30)})
+    LocMemCache("cleared", {}).clear()
+    limited.set_many({f"b{number}": number for number in range(30)})
+    assert len(limited.get_many([f"b{number}" for number in range(30)])) == 30
+
+
 def test_locmem_locations_are_names_of_any_kind(tezkor_cache):
     for name in ("", "unique-snowflake", "with space/and?size=1MiB", "ö"):
         LocMemCache(name, {}).set("a", name)

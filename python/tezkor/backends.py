@@ -227,13 +227,6 @@ class LocMemCache(TezkorCache):
     to_url = staticmethod(options.memory_url)
     bounded_by_entries = True
 
-    def clear(self) -> None:
-        super().clear()
-        # Aliases of one LOCATION may differ in MAX_ENTRIES; those with a limit keep an order of what is there.
-        for key, native in list(_natives.items()):
-            if key[0] == self._plan.url:
-                native.clear()
-
 
 class FileBasedCache(TezkorCache):
     """Django's FileBasedCache: LOCATION is a folder, and what is in it survives a reboot."""

@@ -28,6 +28,8 @@ pub struct Alias {
     pub format: Format,
     pub decoded: Arc<Values>,
     pub limit: Option<Limit>,
+    /// What the location's aliases that have a limit keep of what is there.
+    order: Arc<Mutex<Order>>,
     on_disk: bool,
     /// The space of the prefix, and the region that it was made for.
     space: Mutex<(u64, Space)>,
@@ -39,7 +41,6 @@ pub struct Alias {
 pub struct Limit {
     pub max_entries: usize,
     pub cull_frequency: usize,
-    pub order: Arc<Mutex<Order>>,
 }
 
 /// The decoded values of a store in this process, for all aliases that it serves: so their bound is one for the process. Aliases
@@ -79,11 +80,22 @@ impl Alias {
         format: Format,
         decoded_bytes: usize,
         limit: Option<Limit>,
+        order: Arc<Mutex<Order>>,
         clock: Option<Py<PyAny>>,
     ) -> Self {
         let decoded = decoded_of(&engine, decoded_bytes, format.pickle);
         let space = (engine.region_id(), engine.space(keys.prefix().as_bytes()));
-        Self { on_disk: !engine.is_near(), engine, keys, format, decoded, limit, space: Mutex::new(space), clock }
+        Self {
+            on_disk: !engine.is_near(),
+            engine,
+            keys,
+            format,
+            decoded,
+            limit,
+            order,
+            space: Mutex::new(space),
+            clock,
+        }
     }
 
     /// The space of the prefix: another one after the region was replaced.
@@ -367,14 +379,16 @@ impl Alias {
 
     /// Notes for MAX_ENTRIES that all entries are gone, and drops the decoded ones.
     fn forget_all(&self) {
-        if let Some(mut order) = self.order() {
-            order.clear();
-        }
+        self.locked_order().clear();
         drop(self.decoded.clear());
     }
 
     fn order(&self) -> Option<MutexGuard<'_, Order>> {
-        self.limit.as_ref().map(|limit| limit.order.lock().unwrap_or_else(PoisonError::into_inner))
+        self.limit.as_ref().map(|_| self.locked_order())
+    }
+
+    fn locked_order(&self) -> MutexGuard<'_, Order> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[inline]

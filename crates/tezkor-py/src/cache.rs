@@ -66,11 +66,12 @@ impl Cache {
         let keys = KeyRule::new(prefix, &version, key_function, validate_key)?;
         let method = if place.is_disk() { Method::Zstd } else { Method::Lz4 };
         let compress = (compress_min_bytes > 0).then_some((compress_min_bytes, method));
-        let limit = max_entries.map(|max_entries| Limit { max_entries, cull_frequency, order: order_of(&place.url()) });
+        let limit = max_entries.map(|max_entries| Limit { max_entries, cull_frequency });
         let clock = if python_clock { Some(py.import("time")?.into_any().unbind()) } else { None };
         // With the GIL held: a fork by another thread amid it would leave the child a lock that nobody opens.
         let engine = Engine::open(&config).map_err(|error| PyValueError::new_err(error.to_string()))?;
-        let alias = Alias::new(engine, keys, Format { pickle, compress }, decoded_bytes, limit, clock);
+        let alias =
+            Alias::new(engine, keys, Format { pickle, compress }, decoded_bytes, limit, order_of(&place.url()), clock);
         Ok(Self { alias, place, timeout, default_timeout: default_timeout.unwrap_or_else(|| py.Ellipsis()) })
     }
 
