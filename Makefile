@@ -8,7 +8,7 @@ build:  ## leave a virtual environment in .venv with the release build of tezkor
 	@scripts/build
 
 test: build  ## run all tests; the last line counts them
-	@.venv/bin/python scripts/test.py
+	@scripts/packages scripts/requirements-demo.txt && .venv/bin/python scripts/test.py
 
 lint: build  ## check formats and lints of Rust and Python
 	@scripts/lint
@@ -23,7 +23,7 @@ bench: build  ## measure side by side with the peers: make bench TRACES=dir ONLY
 	@scripts/bench $(if $(TRACES),--traces "$(TRACES)") $(if $(ONLY),--only "$(ONLY)") $(ARGS)
 
 soak: build  ## run the tests with their long profiles
-	@SOAK=1 .venv/bin/python scripts/test.py
+	@scripts/packages scripts/requirements-demo.txt && SOAK=1 .venv/bin/python scripts/test.py
 
 fuzz:   ## fuzz every decoder: make fuzz SECONDS=600
 	@scripts/fuzz $(or $(SECONDS),60)

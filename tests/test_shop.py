@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -50,9 +49,6 @@ def test_models_have_their_migration(tmp_path):
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-@pytest.mark.skipif(
-    find_spec("bokeh_sampledata") is None, reason="scripts/requirements-demo.txt is not installed"
-)
 def test_the_real_films_load(tmp_path):
     database = {"SHOP_DB": str(tmp_path / "films.sqlite3")}
     assert manage("migrate", "-v0", cache="dummy", **database).returncode == 0

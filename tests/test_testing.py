@@ -6,6 +6,7 @@ import time
 import unittest
 from unittest import mock
 
+import freezegun
 import pytest
 from django.core.cache import cache, caches
 from django.test import SimpleTestCase, override_settings
@@ -118,7 +119,6 @@ def test_private_caches_follow_a_turned_clock(tezkor_cache):
 
 
 def test_freezegun_is_followed(tezkor_cache):
-    freezegun = pytest.importorskip("freezegun")
     with freezegun.freeze_time("2026-01-01") as frozen:
         cache.set("a", 1, 3600)
         frozen.tick(3599)
