@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import datetime as dt
 import pickle
+import re
 import threading
 import time
 import warnings
@@ -500,14 +501,36 @@ def test_mistakes_name_setting_alias_and_fix_at_the_first_use():
     assert "CACHES['default']['OPTIONS']['PICKLE'] is 1. Write True or False." in str(caught.value)
 
 
-def test_events_are_logged_once(caplog, tezkor_cache):
-    with mock.patch.object(_native, "Cache") as fake:
-        fake.return_value.events.return_value = [("warning", "smaller than asked"), ("info", "moved")]
-        fake.return_value.is_near.return_value = True
-        with mock.patch.dict(backends._stores), mock.patch.dict(backends._natives):
-            TezkorCache("memory://events-1", {})
-            TezkorCache("memory://events-2", {})
-    assert [(record.name, record.levelname, record.message) for record in caplog.records] == [
-        ("tezkor", "WARNING", "smaller than asked")
-    ]
-    backends._instances.clear()
+def test_what_is_refused_is_logged_once(caplog, tezkor_cache):
+    cache = TezkorCache("memory://refused?size=1MiB", {})
+    cache.set("a", "old")
+    for _ in range(3):
+        cache.set("a", "x" * 300_000)
+        assert cache.get("a") is None
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("tezkor", "WARNING")
+    assert re.search(
+        r"a value of \d+ bytes was not stored: the largest is \d+; set a larger SIZE", record.message
+    )
+
+
+def test_what_happens_to_a_region_at_run_time_is_logged(caplog, tmp_path, monkeypatch):
+    monkeypatch.setenv("TEZKOR_SHARED_DIRECTORY", str(tmp_path))
+    cache = TezkorCache("shared://replaced", {"OPTIONS": {"TEST": {"SHARED": True}, "SIZE": "1MiB"}})
+    cache.set("a", 1)
+    (folder,) = tmp_path.iterdir()
+    (folder / "replaced.region").unlink()
+    (folder / "replaced.region").mkdir()
+    deadline = time.monotonic() + 20
+    while cache.stats()["store"] == "shared" and time.monotonic() < deadline:
+        cache.set("a", 1)
+        time.sleep(0.05)
+    cache.set("a", 2)
+    assert cache.get("a") == 2
+    assert ["private memory until it can be used" in record.message for record in caplog.records] == [True]
+    (folder / "replaced.region").rmdir()
+    while cache.stats()["store"] != "shared" and time.monotonic() < deadline:
+        cache.get("a")
+        time.sleep(0.05)
+    cache.set("a", 3)
+    assert "can be used again" in caplog.records[-1].message

@@ -12,6 +12,8 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.cache.backends.base import CacheKeyWarning
 from django.db import connection
+from django.utils.asyncio import async_unsafe
+from django.utils.functional import SimpleLazyObject
 
 from tezkor.backends import DummyCache, FileBasedCache, LocMemCache, TezkorCache
 
@@ -176,3 +178,20 @@ def test_signatures_of_twins_are_those_of_the_sync_methods():
     ):
         sync, twin = (inspect.signature(getattr(TezkorCache, each)) for each in (name, f"a{name}"))
         assert list(sync.parameters.values()) == list(twin.parameters.values()), name
+
+
+def test_a_lazy_object_is_no_awaitable_and_is_not_loaded_in_the_event_loop():
+    """What ``request.user`` is: asking it for its class would ask the database."""
+    loaded = []
+
+    @async_unsafe("in the event loop")
+    def load():
+        loaded.append(1)
+        return {"name": "Ada"}
+
+    async def run():
+        cache = TezkorCache("memory://lazy", {})
+        return await cache.aget_or_set("user", SimpleLazyObject(load))
+
+    assert asyncio.run(run()) == {"name": "Ada"}
+    assert loaded

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, final
 
 __version__: str
+SMALLEST_REGION_BYTES: int
+LARGEST_REGION_BYTES: int
 
 @final
 class Cache:
@@ -76,9 +78,6 @@ class Cache:
 
     def location(self, /) -> str:
         """Where the cache is, as a URL."""
-
-    def events(self, /) -> list[tuple[str, str]]:
-        """What the user should know since this was asked last: (level, text), each text once in a process."""
 
     def is_near(self, /) -> bool:
         """Whether an operation never waits for a network, a database or a disk."""

@@ -8,7 +8,6 @@ methods, copied from a table of the process; the store behind it is opened once 
 
 from __future__ import annotations
 
-import logging
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -23,8 +22,6 @@ from tezkor import _native, checks, isolation, options
 from tezkor.twins import AsyncTwins
 
 __all__ = ["DummyCache", "FileBasedCache", "LocMemCache", "TezkorCache"]
-
-logger = logging.getLogger("tezkor")
 
 KEY_METHODS = ("make_key", "validate_key", "make_and_validate_key")
 # Attributes that decide what a key or a timeout means: an instance on which one changes gets another native cache.
@@ -42,7 +39,6 @@ TABLE_LIMIT = 512
 _instances: dict[tuple[Any, ...], tuple[Any, dict[str, Any]]] = {}
 _natives: dict[tuple[Any, ...], Any] = {}
 _stores: dict[tuple[str, str | None], Any] = {}  # one native cache for each LOCATION that this process opened
-_said: set[str] = set()
 
 # BaseCache's own warnings; it does not look at the instance. The native cache calls this for suspicious keys only.
 _warn_about_key = partial(BaseCache.validate_key, None)
@@ -164,7 +160,7 @@ class TezkorCache(AsyncTwins):
         base = dict.fromkeys(("default_timeout", "key_prefix", "version", "key_func"))
         if not plan.mistakes:
             base = BaseCache(params).__dict__
-        given = {*params, *(params.get("OPTIONS") or ())}
+        given = {*params, *(() if plan.mistakes else params.get("OPTIONS", ()))}
         cls = type(self)
         self.__dict__.update(
             base,
@@ -265,10 +261,6 @@ def clear_opened() -> None:
 def _open(url: str, arguments: Mapping[str, Any]) -> Any:
     native = _native.Cache(url, default_timeout=DEFAULT_TIMEOUT, **arguments)
     _stores.setdefault((url.partition("?")[0], arguments.get("region")), native)
-    for level, message in native.events():
-        if message not in _said:
-            _said.add(message)
-            logger.log(getattr(logging, level.upper(), logging.WARNING), message)
     return native
 
 

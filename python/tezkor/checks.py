@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ def _check(alias: str, backend: Any, entry: dict[str, Any]) -> Iterator[CheckMes
             id="tezkor.W004",
         )
     yield from _check_entries(alias, backend, entry)
-    if backend.is_folder and location and not Path(location).is_absolute():
+    is_path = isinstance(location, (str, os.PathLike))
+    if backend.is_folder and location and is_path and not Path(location).is_absolute():
         yield Warning(
             f"CACHES[{alias!r}]['LOCATION'] is the relative path {str(location)!r}.",
             hint="Write an absolute path: processes that start elsewhere would use another folder.",
@@ -82,7 +84,16 @@ def _check_sizes() -> Iterator[CheckMessage]:
 
 def _check_names(alias: str, entry: dict[str, Any]) -> Iterator[CheckMessage]:
     """Django ignores a misspelt name, and so would everybody."""
+    from tezkor.options import READERS
+
     for name in entry.keys() - ENTRY:
+        if name in READERS:
+            yield Warning(
+                f"CACHES[{alias!r}][{name!r}] has no effect: it is an option.",
+                hint=f"Move it into OPTIONS: 'OPTIONS': {{{name!r}: {entry[name]!r}}}.",
+                id="tezkor.W001",
+            )
+            continue
         near = difflib.get_close_matches(str(name).upper(), ENTRY, 1, 0.7)
         if near:
             yield Warning(
@@ -93,7 +104,10 @@ def _check_names(alias: str, entry: dict[str, Any]) -> Iterator[CheckMessage]:
 
 
 def _check_entries(alias: str, backend: Any, entry: dict[str, Any]) -> Iterator[CheckMessage]:
-    names = [name for name in ("MAX_ENTRIES", "CULL_FREQUENCY") if name in (entry.get("OPTIONS") or {})]
+    options = entry.get("OPTIONS", {})
+    names = [
+        name for name in ("MAX_ENTRIES", "CULL_FREQUENCY") if isinstance(options, Mapping) and name in options
+    ]
     if names and not backend.bounded_by_entries:
         yield Info(
             f"CACHES[{alias!r}]['OPTIONS']: {' and '.join(names)} has no effect with {backend.__name__}, "
@@ -108,6 +122,8 @@ def _is_number(value: Any) -> bool:
         int(value)
     except (TypeError, ValueError):
         return False
+    except OverflowError:
+        pass  # an infinite one, which is an error of its own
     return True
 
 

@@ -6,6 +6,7 @@ It never opens a store: the system checks read the settings through it, and so d
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -64,6 +65,8 @@ def plan(to_url: Callable[[Any], str], location: Any, params: Mapping[str, Any])
         result.wrong("tezkor.E001", "['LOCATION']", text, hint)
         return result
     if parsed["size_bytes"] is not None:
+        if not _is_region_size(parsed["size_bytes"]):
+            result.wrong("tezkor.E001", "['LOCATION']", f"asks for {parsed['size_bytes']} bytes", SIZE_HINT)
         if size_bytes not in (None, parsed["size_bytes"]):
             result.wrong(
                 "tezkor.E002",
@@ -75,6 +78,7 @@ def plan(to_url: Callable[[Any], str], location: Any, params: Mapping[str, Any])
     if size_bytes is not None:
         result.arguments["size_bytes"] = size_bytes
     _key_function(result, params)
+    _times_and_names(result, params)
     place = url.partition("?")[0]
     is_own = place == "shared://" or "://" not in place
     result.region = f"own {region}" if is_own else place
@@ -94,6 +98,13 @@ LOCATION_HINT = (
 )
 
 
+SIZE_HINT = "A region has from 1MiB to 128GiB."
+
+
+def _is_region_size(size_bytes: int) -> bool:
+    return _native.SMALLEST_REGION_BYTES <= size_bytes <= _native.LARGEST_REGION_BYTES
+
+
 def private_name(url: str) -> str:
     """The name of the private memory that stands for a LOCATION: another one for each, in letters that fit."""
     scheme, is_url, place = url.partition("?")[0].rpartition("://")
@@ -103,7 +114,7 @@ def private_name(url: str) -> str:
 
 
 def _options(result: Plan, params: Mapping[str, Any]) -> dict[str, Any]:
-    given = params.get("OPTIONS") or {}
+    given = params.get("OPTIONS", {})
     if not isinstance(given, Mapping):
         result.wrong(
             "tezkor.E003", "['OPTIONS']", f"is {given!r}, not a dictionary", "Write OPTIONS = {...}."
@@ -144,6 +155,29 @@ def _key_function(result: Plan, params: Mapping[str, Any]) -> None:
         )
 
 
+def _times_and_names(result: Plan, params: Mapping[str, Any]) -> None:
+    """What Django passes on unread, and what would fail at the first use."""
+    timeout = params.get("TIMEOUT", params.get("timeout"))
+    if isinstance(timeout, float) and not math.isfinite(timeout):
+        result.wrong(
+            "tezkor.E005", "['TIMEOUT']", f"is {timeout!r}", "Write a number of seconds, or None for ever."
+        )
+    for name in ("KEY_PREFIX", "VERSION"):
+        value = params.get(name)
+        try:
+            hash(value)
+            str(value).encode()
+        except (TypeError, ValueError) as error:
+            result.wrong("tezkor.E006", f"[{name!r}]", f"is {value!r}: {error}", "Write a text or a number.")
+
+
+def _region_size(value: Any) -> int:
+    size_bytes = _size(value)
+    if not _is_region_size(size_bytes):
+        raise ValueError(SIZE_HINT)
+    return size_bytes
+
+
 def _size(value: Any) -> int:
     hint = "Write a number of bytes or a text such as '128MiB' (B, KiB, MiB, GiB)."
     if isinstance(value, str):
@@ -152,7 +186,7 @@ def _size(value: Any) -> int:
         except ValueError:
             raise ValueError(hint) from None
         return parsed
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 63:
         raise ValueError(hint)
     return value
 
@@ -195,7 +229,7 @@ def _test(value: Any) -> dict[str, bool]:
 
 
 READERS: dict[str, Callable[[Any], Any]] = {
-    "SIZE": _size,
+    "SIZE": _region_size,
     "DECODED_SIZE": _size_or_nothing,
     "COMPRESS_MIN_BYTES": _size_or_nothing,
     "PICKLE": _yes_or_no,
@@ -215,6 +249,10 @@ def region_url(location: Any) -> str:
         return ""
     if not isinstance(location, str):
         raise ValueError(f"is {location!r}, not a text", LOCATION_HINT)
+    scheme, colon, rest = location.partition(":")
+    if scheme in ("shared", "memory", "file") and colon and not rest.startswith("//"):
+        root = "/" if scheme == "file" else ""
+        raise ValueError(f"is {location!r}", f"Write '{scheme}://{root}{rest.lstrip('/')}'.")
     if os.path.isabs(location):
         raise ValueError(f"is the path {location!r}", f"Write 'file://{location}' to cache in that folder.")
     return location
@@ -230,8 +268,8 @@ def file_url(location: Any) -> str:
     if not location or not isinstance(location, (str, os.PathLike)):
         raise ValueError(f"is {location!r}, not a folder", "Write the absolute path of a folder.")
     folder = os.path.abspath(os.fspath(location))
-    if "?" in folder:
-        raise ValueError(f"is {folder!r}", "Choose a folder without '?' in its path.")
+    if "?" in folder or "\0" in folder:
+        raise ValueError(f"is {folder!r}", "Choose a folder without '?' and without NUL in its path.")
     return f"file://{folder}"
 
 

@@ -9,8 +9,9 @@ A twin calls the sync method of its instance, so that whoever replaces or overri
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping
+from inspect import CO_ITERABLE_COROUTINE
+from types import CoroutineType, GeneratorType
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -22,6 +23,13 @@ MISSING = object()
 
 async def _away(method: Callable[..., Any], *args: Any) -> Any:
     return await sync_to_async(method, thread_sensitive=True)(*args)
+
+
+def _is_awaitable(value: Any) -> bool:
+    """``inspect.isawaitable`` asks ``value.__class__``, which a lazy object answers by loading what it stands for."""
+    if type(value) is GeneratorType:
+        return bool(value.gi_code.co_flags & CO_ITERABLE_COROUTINE)
+    return hasattr(type(value), "__await__")
 
 
 class AsyncTwins(BaseCache):  # type: ignore[misc]
@@ -115,12 +123,12 @@ class AsyncTwins(BaseCache):  # type: ignore[misc]
         """Like ``get_or_set``; a coroutine function as default, or anything awaitable, is awaited on a miss."""
         value = await self.aget(key, MISSING, version)
         if value is not MISSING:
-            if inspect.iscoroutine(default):
+            if type(default) is CoroutineType:
                 default.close()  # nobody will await it, and Python would warn
             return value
         if callable(default):
             default = default()
-        if inspect.isawaitable(default):
+        if _is_awaitable(default):
             default = await default
         await self.aadd(key, default, timeout, version)
         return await self.aget(key, default, version)

@@ -13,6 +13,7 @@ use tezkor::{CODEC_COUNT, Cache as Engine, Found, Incr, Key, Space, Stamp, Timeo
 use crate::codec::{Format, Unreadable};
 use crate::key::{KeyRule, key_text};
 use crate::order::Order;
+use crate::report;
 use crate::scratch;
 use crate::timeout::EXPIRED;
 use crate::types::small_int;
@@ -194,7 +195,19 @@ impl Alias {
     /// What the engine does. On disk it may wait for a page to be read: others may use Python meanwhile.
     #[inline]
     fn run<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&Engine) -> T + Send) -> T {
-        if self.on_disk { py.detach(|| work(&self.engine)) } else { work(&self.engine) }
+        let result = if self.on_disk { py.detach(|| work(&self.engine)) } else { work(&self.engine) };
+        if self.engine.has_events() {
+            self.tell(py);
+        }
+        result
+    }
+
+    /// Logs what the engine has to tell. What a log handler raises is not the caller's concern.
+    #[cold]
+    fn tell(&self, py: Python<'_>) {
+        if let Err(error) = report::tell(py, &self.engine) {
+            error.write_unraisable(py, None);
+        }
     }
 
     fn keep(&self, key: &Key<'_>, held: Held, stamp: Stamp) {

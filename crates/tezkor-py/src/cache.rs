@@ -70,6 +70,7 @@ impl Cache {
         let clock = if python_clock { Some(py.import("time")?.into_any().unbind()) } else { None };
         // With the GIL held: a fork by another thread amid it would leave the child a lock that nobody opens.
         let engine = Engine::open(&config).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        report::tell(py, &engine)?;
         let alias =
             Alias::new(engine, keys, Format { pickle, compress }, decoded_bytes, limit, order_of(&place.url()), clock);
         Ok(Self { alias, place, timeout, default_timeout: default_timeout.unwrap_or_else(|| py.Ellipsis()) })
@@ -287,12 +288,6 @@ impl Cache {
     #[pyo3(signature = (/))]
     fn location(&self) -> String {
         self.place.url()
-    }
-
-    /// What the user should know since this was asked last: (level, text), each text once in a process.
-    #[pyo3(signature = (/))]
-    fn events(&self) -> Vec<(&'static str, String)> {
-        report::events(&self.alias)
     }
 
     /// Whether an operation never waits for a network, a database or a disk.

@@ -35,6 +35,11 @@ mod _native {
     const __version__: &str = env!("CARGO_PKG_VERSION");
 
     #[pymodule_export]
+    const SMALLEST_REGION_BYTES: u64 = tezkor::SMALLEST_REGION_BYTES;
+    #[pymodule_export]
+    const LARGEST_REGION_BYTES: u64 = tezkor::LARGEST_REGION_BYTES;
+
+    #[pymodule_export]
     use crate::cache::Cache;
     #[pymodule_export]
     use crate::place::parse_location;

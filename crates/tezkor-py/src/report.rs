@@ -1,5 +1,9 @@
 //! What is told to people: the story of a key, statistics, events; as Python dicts.
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use tezkor::codec::{CODEC_COUNT, CODEC_MASK, CODEC_PICKLE, CODEC_TAGGED, FLAG_LZ4, FLAG_ZSTD};
@@ -112,11 +116,19 @@ pub fn stats<'py>(py: Python<'py>, alias: &Alias) -> PyResult<Bound<'py, PyDict>
     Ok(answer)
 }
 
-/// What happened since this was asked last.
-pub fn events(alias: &Alias) -> Vec<(&'static str, String)> {
-    let level = |level| match level {
-        Level::Warning => "warning",
-        Level::Error => "error",
-    };
-    alias.engine.take_events().into_iter().map(|event| (level(event.level), event.text)).collect()
+/// Logs what happened since this was called last, each text once in a process.
+pub fn tell(py: Python<'_>, engine: &tezkor::Cache) -> PyResult<()> {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    for event in engine.take_events() {
+        if !SAID.lock().unwrap_or_else(PoisonError::into_inner).insert(event.text.clone()) {
+            continue;
+        }
+        let method = match event.level {
+            Level::Warning => intern!(py, "warning"),
+            Level::Error => intern!(py, "error"),
+        };
+        let logger = py.import("logging")?.call_method1("getLogger", ("tezkor",))?;
+        logger.call_method1(method, ("%s", event.text))?;
+    }
+    Ok(())
 }

@@ -9,7 +9,9 @@
 //! A process opens each store once, however many caches are made of it; a cache costs a reference count.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock};
+
+use arc_swap::ArcSwap;
 
 use crate::clock::Clock;
 use crate::config::{Config, Location};
@@ -43,8 +45,8 @@ pub struct Cache {
     location: Arc<Location>,
 }
 
-/// The stores that this process has open: one for each place.
-static OPEN: Mutex<Option<HashMap<String, Arc<SegmentStore>>>> = Mutex::new(None);
+/// The stores that this process has open: one for each place. Never locked: a fork amid it would leave the child a lock for ever.
+static OPEN: LazyLock<ArcSwap<HashMap<String, Arc<SegmentStore>>>> = LazyLock::new(ArcSwap::default);
 
 impl Cache {
     /// Opens the store of a location, or returns the one that this process has open.
@@ -62,15 +64,19 @@ impl Cache {
             Location::Memory { name } => format!("memory://{name} {clock:?} {size_bytes}"),
             _ => format!("{place:?}"),
         };
-        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-        let stores = open.get_or_insert_default();
-        let store = match stores.get(&name) {
-            Some(store) => store.clone(),
+        let known = OPEN.load().get(&name).cloned();
+        let store = match known {
+            Some(store) => store,
             None => {
                 let opened = SegmentStore::open(place, size_bytes, clock)
                     .map_err(|error| Error::io(format!("the cache at {name} cannot be opened"), error))?;
-                let store = Arc::new(opened);
-                stores.insert(name, store.clone());
+                let mut store = Arc::new(opened);
+                OPEN.rcu(|stores| {
+                    let mut stores = HashMap::clone(stores);
+                    // Another thread may have been faster: all of the process use that one.
+                    store = stores.entry(name.clone()).or_insert_with(|| store.clone()).clone();
+                    stores
+                });
                 store
             }
         };
@@ -176,6 +182,12 @@ impl Cache {
         self.store.stats()
     }
 
+    /// Whether [`Cache::take_events`] has something to tell: cheap enough to ask after every operation.
+    #[inline]
+    pub fn has_events(&self) -> bool {
+        self.store.has_events()
+    }
+
     /// What the user should know, each event once in this process.
     pub fn take_events(&self) -> Vec<Event> {
         self.store.take_events()
@@ -198,8 +210,7 @@ impl Cache {
 
     /// Leaves all regions that this process has open: for the end of the process. Regions on disk are written out.
     pub fn detach_all() {
-        let stores = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-        for store in stores.iter().flat_map(HashMap::values) {
+        for store in OPEN.load().values() {
             store.detach();
         }
     }

@@ -66,7 +66,7 @@ impl Location {
             Some(("memory", name)) => Location::Memory { name: name.into() },
             Some(("shared", "")) => Location::Shared { name: None },
             Some(("shared", name)) => Location::Shared { name: Some(check_name(name)?.into()) },
-            Some(("file", path)) if path.starts_with('/') && path.len() > 1 => {
+            Some(("file", path)) if path.starts_with('/') && path.len() > 1 && !path.contains('\0') => {
                 Location::File { directory: PathBuf::from(path) }
             }
             Some(("file", path)) => {

@@ -19,6 +19,16 @@ pub enum Value<'v> {
     },
 }
 
+impl Value<'_> {
+    /// Its length in bytes.
+    pub(crate) fn length(&self) -> usize {
+        match self {
+            Value::Count(_) => 8,
+            Value::Bytes { bytes, .. } => bytes.len(),
+        }
+    }
+}
+
 /// How long an entry lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timeout {
@@ -60,6 +70,8 @@ pub struct Stamp {
     /// The Ledger's change counter when it was last found fresh.
     pub(crate) change: u64,
     pub(crate) dependencies: bool,
+    /// The number of a count, which changes in place.
+    pub(crate) count: i64,
 }
 
 impl Stamp {

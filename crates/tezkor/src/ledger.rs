@@ -44,13 +44,13 @@ impl<'r> Ledger<'r> {
         self.words[header::CHANGE].load(Ordering::SeqCst)
     }
 
-    /// Invalidates one key: whatever was loaded before is never fresh again.
+    /// Invalidates one key for loads under way: what they bring is not fresh. The entry that is there its caller removes, so
+    /// entries are not asked about their keys, and it is no change for what is decoded.
     pub(crate) fn invalidate_key(&self, key: &Key<'_>) {
-        self.invalidate(|sequence| {
-            for word in self.pair(Tables::Keys, key.low, key.high) {
-                word.raise(sequence);
-            }
-        });
+        let sequence = self.words[header::SEQUENCE].next();
+        for word in self.pair(Tables::Keys, key.low, key.high) {
+            word.raise(sequence);
+        }
     }
 
     /// Invalidates all entries of a location or prefix.
@@ -58,15 +58,8 @@ impl<'r> Ledger<'r> {
         self.invalidate(|sequence| self.row(index)[row::CLEARED].raise(sequence));
     }
 
-    /// Whether an entry that was born then has been invalidated since, by its key, location or prefix.
-    #[inline]
-    pub(crate) fn is_fresh(&self, birth: u64, key: &Key<'_>, prefix_row: u16) -> bool {
-        birth >= self.sequence()
-            || (self.are_rows_fresh(birth, [key.space.location_row, prefix_row])
-                && self.key_invalidated_at(key) <= birth)
-    }
-
     /// Whether neither of two rows (an entry's location and prefix) was cleared after that birth.
+    #[inline]
     pub(crate) fn are_rows_fresh(&self, birth: u64, rows: [u16; 2]) -> bool {
         rows.into_iter().all(|row| self.row_cleared_at(row) <= birth)
     }

@@ -42,6 +42,7 @@ pub use error::Error;
 pub use event::{Event, Explanation, Level, Missing, Stats};
 pub use key::{Key, LONGEST_KEY_BYTES, Space};
 pub use store::segment::counters::Counter;
+pub use store::segment::layout::{LARGEST_REGION_BYTES, SMALLEST_REGION_BYTES};
 pub use store::segment::words::Buffer;
 #[cfg(feature = "crash-points")]
 #[doc(hidden)]

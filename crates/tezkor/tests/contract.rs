@@ -21,7 +21,9 @@ fn keeps_the_contract(config: &Config) {
         cache.set_time(now.get());
     };
     check(&Checked { store: cache.store(), advance: &advance });
-    assert_eq!(cache.take_events(), []);
+    let events = cache.take_events();
+    assert!(events.iter().all(|event| event.text.contains("was not stored: the largest is")), "{events:?}");
+    assert_eq!(events.len(), 1, "a refusal is said once");
 }
 
 #[test]

@@ -19,6 +19,7 @@ use support::{Random, now_ns, quick_or_soak, value};
 use tezkor::Timeout;
 
 const REGION_BYTES: u64 = 2 << 20;
+const LARGE_REGION_BYTES: u64 = 64 << 20;
 const WORKERS: u64 = 3;
 const KEYS: u64 = 1_500;
 const LONGEST_OPERATION: Duration = Duration::from_secs(5);
@@ -164,7 +165,8 @@ fn flips_in_the_segments_give_misses() {
     flips_give_misses("segments", Part::Segments, quick_or_soak(100_000, 2_000_000));
 }
 
-/// One flipped bit in the bytes of a value, wherever it is, and the value is a miss.
+/// One flipped bit in the bytes of a value, wherever it is, and the value is a miss: for `get` and, once it was found, for
+/// everybody else.
 #[test]
 fn every_flip_in_a_value_is_found() {
     let place = Place::new("value");
@@ -174,25 +176,98 @@ fn every_flip_in_a_value_is_found() {
         let file = File::options().read(true).write(true).open(place.shared_file()).expect("the region is there");
         let mut bytes = Vec::new();
         for (key, length) in [(1, 1), (2, 31), (3, 400), (4, 40_000)] {
-            assert!(is_stored(shelf.set(key, 1, length)));
             value::fill(&mut bytes, key, 1, length);
-            let at = find(&file, &bytes[..length.min(300)]);
             for bit in [0, 7, 8 * length.min(300) - 1] {
+                assert!(is_stored(shelf.add(key, 1, length)), "nothing is in the way");
+                let at = find(&file, &bytes[..length.min(300)]);
                 let byte_at = at + bit as u64 / 8;
                 let mut byte = [0];
                 file.read_exact_at(&mut byte, byte_at).expect("it is there");
                 file.write_all_at(&[byte[0] ^ 1 << (bit % 8)], byte_at).expect("it can be written");
                 assert_eq!(shelf.get(key), None, "bit {bit} of {length} bytes is flipped");
-                file.write_all_at(&byte, byte_at).expect("it can be written");
-                assert_eq!(shelf.get(key), Some((u64::from(length >= 32), length)), "the bit is back");
+                let name = value::name(key);
+                assert!(!shelf.cache.has(&shelf.key(&name)), "what was found damaged is gone");
             }
         }
     });
 }
 
+/// What is damaged is found out by whoever changes it too, at once.
+#[test]
+fn what_is_damaged_is_not_changed() {
+    let place = Place::new("changed");
+    let config = place.shared(LARGE_REGION_BYTES);
+    apart(|| {
+        let mut shelf = Shelf::open(&config);
+        let file = File::options().read(true).write(true).open(place.shared_file()).expect("the region is there");
+        let mut bytes = Vec::new();
+        for (key, length) in [(2, 400), (4, 8 << 20)] {
+            assert!(is_stored(shelf.set(key, 1, length)));
+            value::fill(&mut bytes, key, 1, length);
+            let at = find(&file, &bytes[..300]);
+            file.write_all_at(&[bytes[0] ^ 1], at).expect("it can be written");
+            let name = value::name(key);
+            let start = Instant::now();
+            assert!(!shelf.cache.touch(&shelf.key(&name), Timeout::After(Duration::from_secs(1))));
+            assert!(start.elapsed() < LONGEST_OPERATION, "it was copied again and again");
+            assert!(!shelf.cache.has(&shelf.key(&name)));
+        }
+    });
+}
+
+/// Cut while it is read and written: whoever touches what is gone finds nothing there, and all move on to a new file.
+#[test]
+fn a_region_that_is_cut_while_it_is_used_gives_misses() {
+    for length in [0, 64 << 10, REGION_BYTES / 2] {
+        for on_disk in [false, true] {
+            let place = Place::new("cut");
+            let (config, path) = match on_disk {
+                false => (place.shared(REGION_BYTES), place.shared_file()),
+                true => (place.file(REGION_BYTES), place.file_file()),
+            };
+            let board = Board::new(16);
+            apart(|| drop(Shelf::open(&config)));
+            let workers = start_all(WORKERS, |number| work(&config, &board, number));
+            while board.get(HITS) < 1_000 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let file = File::options().write(true).open(path).expect("the region is there");
+            file.set_len(length).expect("it can be cut");
+            std::thread::sleep(Duration::from_millis(50));
+            board.set(HITS, 0);
+            let start = Instant::now();
+            while board.get(HITS) < 1_000 {
+                assert!(start.elapsed() < Duration::from_secs(20), "they do not move on");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            board.set(STOP, 1);
+            workers.into_iter().for_each(Child::finish);
+        }
+    }
+}
+
+/// A file whose header is right and whose tables are not, while nobody uses it: it is started empty, not left half dead.
+#[test]
+fn a_region_full_of_garbage_is_started_empty() {
+    let place = Place::new("garbage");
+    let config = place.shared(REGION_BYTES);
+    apart(|| drop(Shelf::open(&config)));
+    let file = File::options().write(true).open(place.shared_file()).expect("the region is there");
+    let mut random = Random::new(7);
+    let garbage: Vec<u8> = (4096..REGION_BYTES).map(|_| random.next() as u8).collect();
+    file.write_all_at(&garbage, 4096).expect("it can be written");
+    apart(|| {
+        let mut shelf = Shelf::open(&config);
+        let events = shelf.cache.take_events();
+        assert!(events.len() == 1 && events[0].text.contains("damaged"), "{events:?}");
+        assert!((0..500).all(|key| is_stored(shelf.set(key, 1, 1_000))));
+        assert_eq!(shelf.cache.stats().segments_unavailable, 0);
+    });
+}
+
 /// Where the bytes lie in a file: after the key's name, if they are too short to be found by themselves.
 fn find(file: &File, bytes: &[u8]) -> u64 {
-    let mut all = vec![0; REGION_BYTES as usize];
+    let mut all = vec![0; file.metadata().expect("the region is there").len() as usize];
     file.read_exact_at(&mut all, 0).expect("the region is there");
     let mut wanted = bytes.to_vec();
     let mut before = 0;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use support::board::Board;
 use support::child::{Child, Ended, apart, finish_all, start_all};
 use support::place::{Place, Shelf, is_stored};
+use support::system;
 use tezkor::{Config, Incr, Timeout, Value};
 
 const CHILDREN: u64 = 32;
@@ -128,6 +129,38 @@ fn descendants_work_on() {
         descend(&mut shelf, 0);
         assert_eq!(incr(&shelf), 9 * 2 * ROUNDS as i64 + 1);
     });
+}
+
+/// A fork while another thread waits for a region that somebody else is making: the child does not wait for that thread.
+#[test]
+fn a_fork_amid_an_opening_hangs_nobody() {
+    for make in [Place::shared, Place::file] {
+        let place = Place::new("opening");
+        let config = make(&place, REGION_BYTES);
+        apart(|| drop(Shelf::open(&config)));
+        let held = Board::new(1);
+        let lock_file = place.lock_file(&config);
+        let maker = Child::start(|| {
+            let file = std::fs::File::options().read(true).write(true).open(&lock_file).expect("it is there");
+            system::lock_byte(&file, 0);
+            held.set(0, 1);
+            std::thread::sleep(Duration::from_millis(1_000));
+        });
+        held.wait_for(0, 1);
+        apart(|| {
+            std::thread::scope(|scope| {
+                scope.spawn(|| Shelf::open(&config).get(1));
+                std::thread::sleep(Duration::from_millis(300));
+                let child = Child::start(|| {
+                    let mut shelf = Shelf::open(&config);
+                    assert!(is_stored(shelf.set(1, 1, 100)));
+                    assert_eq!(shelf.get(1), Some((1, 100)));
+                });
+                child.finish();
+            });
+        });
+        maker.finish();
+    }
 }
 
 /// A fork while other threads are in the midst of operations: the child, which has the forking thread alone, waits for none.

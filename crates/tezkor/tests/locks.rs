@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use support::board::Board;
 use support::child::{Child, Ended, apart, finish_all, start_all};
 use support::place::{Place, Shelf, is_stored};
-use support::{quick_or_soak, system};
-use tezkor::{Cache, Config, SHARED_DIRECTORY_VARIABLE, Written};
+use support::{quick_or_soak, system, value};
+use tezkor::{Cache, Config, Incr, SHARED_DIRECTORY_VARIABLE, Timeout, Value, Written};
 
 const REGION_BYTES: u64 = 8 << 20;
 
@@ -304,6 +304,13 @@ fn workers_without_a_row_read_and_are_refused() {
     let config = place.shared(1 << 20);
     let board = Board::new(4);
     let rows = 8;
+    apart(|| {
+        let mut shelf = Shelf::open(&config);
+        assert!(is_stored(shelf.cache.set(&shelf.key(b"count"), Value::Count(5), Timeout::Never)));
+        for key in [20_000_000, 20_000_001] {
+            assert!(is_stored(shelf.set(key, 1, 600)));
+        }
+    });
     let owners = start_all(rows, |number| {
         let mut shelf = Shelf::open(&config);
         work(&mut shelf, 1 + number, 10);
@@ -321,6 +328,16 @@ fn workers_without_a_row_read_and_are_refused() {
         assert!(shelf.delete(1_000_001), "it removes");
         assert_eq!(shelf.get(1_000_001), None);
         assert_eq!(shelf.counter("refused"), before + 2);
+        // What is changed in place it changes; what would have to be written anew goes.
+        assert_eq!(shelf.cache.incr(&shelf.key(b"count"), 2), Incr::Value(7));
+        let names = [value::name(20_000_000), value::name(20_000_001)];
+        assert!(shelf.cache.touch(&shelf.key(&names[0]), Timeout::Never));
+        assert_eq!(shelf.get(20_000_000), Some((1, 600)));
+        assert!(!shelf.cache.touch(&shelf.key(&names[1]), Timeout::After(Duration::from_secs(1))));
+        assert_eq!(shelf.get(20_000_001), None);
+        let events = shelf.cache.take_events();
+        assert_eq!(events.len(), 1, "{events:?}");
+        assert!(events[0].text.contains("all 8 worker slots are taken"), "{events:?}");
         assert_eq!(shelf.cache.stats().workers, rows);
         // One row becomes free.
         board.set(1, 1);

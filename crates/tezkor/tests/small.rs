@@ -57,7 +57,7 @@ fn fill_up(directory: &Path) {
 fn a_tmpfs_of_one_mebibyte_makes_private_memory() {
     on_tmpfs(1 << 20, |_, config| {
         let mut shelf = Shelf::open(config);
-        only_event(&shelf, "private memory until it is restarted");
+        only_event(&shelf, "private memory until it can be used");
         assert_eq!(shelf.cache.store().kind(), "memory (in place of a file)");
         work(&mut shelf, 5_000);
         assert_eq!(shelf.cache.take_events(), []);

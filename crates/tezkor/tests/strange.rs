@@ -12,6 +12,7 @@ use support::board::Board;
 use support::child::{apart, finish_all, start_all};
 use support::place::{Place, Shelf, is_stored};
 use support::system;
+use tezkor::Clock;
 use xxhash_rust::xxh3::xxh3_64;
 
 const REGION_BYTES: u64 = 2 << 20;
@@ -307,5 +308,81 @@ fn workers_that_rest_while_their_region_is_cut_move_on() {
         finish_all(workers);
         let ids: Vec<u64> = (2..2 + WORKERS as usize).map(|worker| board.get(worker)).collect();
         assert!(ids.iter().all(|id| *id == ids[0]), "cut to {length}: {ids:?}");
+    }
+}
+
+/// What stood in the way is gone: the process goes back to the region by itself.
+#[test]
+fn a_region_that_could_not_be_used_is_used_when_it_can() {
+    let place = used();
+    let trap = place.disk().join("trap");
+    std::fs::write(&trap, b"").expect("a file can be made");
+    remove(&place.shared_lock_file());
+    symlink(&trap, place.shared_lock_file()).expect("a link can be made");
+    apart(|| {
+        let mut shelf = Shelf::open(&place.shared(REGION_BYTES));
+        assert_eq!(shelf.cache.store().kind(), MEMORY);
+        assert_eq!(shelf.cache.take_events().len(), 1);
+        remove(&place.shared_lock_file());
+        let start = Instant::now();
+        while shelf.cache.store().kind() == MEMORY {
+            assert!(start.elapsed() < Duration::from_secs(20), "it does not come back");
+            shelf.get(1);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let events = shelf.cache.take_events();
+        assert!(events.iter().any(|event| event.text.contains("can be used again")), "{events:?}");
+        shelf.renew();
+        work(&mut shelf, 200);
+        // And others find it there.
+        let meets = Board::new(1);
+        apart(|| meets.set(0, u64::from(Shelf::open(&place.shared(REGION_BYTES)).get(99).is_some())));
+        assert_eq!(meets.get(0), 1);
+    });
+}
+
+/// A region on disk follows the time of day for expiry; what is looked after now and then does not.
+#[test]
+fn a_clock_that_is_set_back_stops_nothing() {
+    let place = Place::new("clock");
+    let config = place.file(REGION_BYTES).with_clock(Clock::Manual);
+    apart(|| {
+        let mut shelf = Shelf::open(&config);
+        let now_ms = 1_700_000_000_000;
+        shelf.cache.set_time(now_ms);
+        work(&mut shelf, 10);
+        shelf.cache.set_time(now_ms - 3_600_000);
+        shelf.get(1);
+        let region = shelf.cache.region_id();
+        remove(&place.file_file());
+        let start = Instant::now();
+        while shelf.cache.region_id() == region {
+            assert!(start.elapsed() < Duration::from_secs(20), "nobody looks after the region");
+            shelf.get(1);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+}
+
+/// Workers that start at the same time where there is no directory yet all come to one region.
+#[test]
+fn workers_that_make_the_directory_together_meet() {
+    for round in 0..20 {
+        let place = Place::new("together");
+        let config = tezkor::Config {
+            location: tezkor::Location::File { directory: place.disk().join(format!("a/b/{round}")) },
+            ..place.file(REGION_BYTES)
+        };
+        let board = Board::new(1);
+        finish_all(start_all(WORKERS, |number| {
+            board.add(0, 1);
+            board.wait_for(0, WORKERS);
+            let mut shelf = Shelf::open(&config);
+            assert_eq!(shelf.cache.store().kind(), "file", "{:?}", shelf.cache.take_events());
+            assert!(is_stored(shelf.set(number, 1, 10)));
+            board.add(0, 1);
+            board.wait_for(0, 2 * WORKERS);
+            assert!((0..WORKERS).all(|key| shelf.get(key).is_some()));
+        }));
     }
 }

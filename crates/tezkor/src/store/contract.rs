@@ -27,6 +27,7 @@ pub fn check(checked: &Checked<'_>) {
         ("add writes only where nothing is", add_writes_only_where_nothing_is),
         ("present writes only where something is", present_writes_only_where_something_is),
         ("unchanged writes only over what was seen", unchanged_writes_only_over_what_was_seen),
+        ("unchanged sees that a count changed", unchanged_sees_that_a_count_changed),
         ("removed is gone", removed_is_gone),
         ("expired is gone", expired_is_gone),
         ("a timeout of zero removes", a_timeout_of_zero_removes),
@@ -175,6 +176,26 @@ fn unchanged_writes_only_over_what_was_seen(bench: &Bench<'_>) {
     (bench.checked.advance)(Duration::from_secs(61));
     assert_eq!(bench.get(key), None, "Keep keeps the timeout");
     assert!(matches!(bench.write(key, value, MINUTE, When::Unchanged(&stamp)), Written::Held));
+}
+
+fn unchanged_sees_that_a_count_changed(bench: &Bench<'_>) {
+    let key = bench.key(b"count");
+    let stamp = |number| {
+        let mut stamp = None;
+        bench.store().read(&[key], &mut |_, found, _| {
+            assert_eq!(found.count, number);
+            stamp = Some(found.stamp);
+        });
+        stamp.expect("it is there")
+    };
+    assert!(is_stored(bench.write(key, Value::Count(5), MINUTE, When::Always)));
+    let seen = stamp(5);
+    assert_eq!(bench.store().count(&key, 1), Incr::Value(6));
+    assert!(matches!(bench.write(key, Value::Count(15), MINUTE, When::Unchanged(&seen)), Written::Held));
+    assert_eq!(bench.store().count(&key, 1), Incr::Value(7));
+    let seen = stamp(7);
+    assert!(is_stored(bench.write(key, Value::Count(17), MINUTE, When::Unchanged(&seen))));
+    assert_eq!(bench.store().count(&key, 1), Incr::Value(18));
 }
 
 fn removed_is_gone(bench: &Bench<'_>) {

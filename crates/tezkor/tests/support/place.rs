@@ -114,6 +114,14 @@ impl Place {
         self.config(&format!("file://{}", self.disk().display()), size_bytes)
     }
 
+    /// The lock file of either kind.
+    pub fn lock_file(&self, config: &Config) -> PathBuf {
+        match config.location {
+            tezkor::Location::File { .. } => self.file_file().with_extension("lock"),
+            _ => self.shared_lock_file(),
+        }
+    }
+
     pub fn file_file(&self) -> PathBuf {
         self.disk().join("tezkor/region.region")
     }

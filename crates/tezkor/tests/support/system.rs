@@ -2,7 +2,9 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -49,6 +51,20 @@ fn own_mounts() -> io::Result<()> {
         )
     };
     if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Takes the record lock on one byte of a file, until this process ends.
+pub fn lock_byte(file: &File, byte: i64) {
+    let request = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: byte,
+        l_len: 1,
+        l_pid: 0,
+    };
+    // SAFETY: the descriptor is open and the pointer is to a flock that lives through the call.
+    let failed = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLK, &raw const request) };
+    assert_eq!(failed, 0, "byte {byte} is locked by another process");
 }
 
 /// Acts for an ordinary user from now on, if this process is root's: root may write anywhere.

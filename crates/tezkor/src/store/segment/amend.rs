@@ -3,8 +3,8 @@
 
 use super::alloc::Worker;
 use super::counters::Counter;
-use super::publish::{MOST_TRIES, Rule};
-use super::read::Located;
+use super::publish::{MOST_TRIES, Rule, back_off};
+use super::read::{Damage, Located};
 use super::record::{self, FROZEN, Kind, NEVER_MS};
 use super::region::Region;
 use super::words::{Buffer, Ordering};
@@ -15,15 +15,17 @@ use crate::key::Key;
 impl Region {
     /// Changes when an entry expires; whether there is one. Longer is done in place; shorter writes the entry anew, since
     /// decoded copies take their own expiry as a lower bound.
+    ///
+    /// Without a worker of its own a process changes in place only; what it cannot shorten goes.
     pub(crate) fn touch(
         &self,
-        worker: &Worker,
+        worker: Option<&Worker>,
         key: &Key<'_>,
         expires_ms: u64,
         now_ms: u64,
         buffer: &mut Buffer,
     ) -> bool {
-        for _ in 0..MOST_TRIES {
+        for attempt in 0..MOST_TRIES {
             let Ok(located) = self.locate(key) else { continue };
             let Some(located) = located else { return false };
             if !self.is_live(key, &located, now_ms) {
@@ -34,39 +36,58 @@ impl Region {
             if longer && old & FROZEN == 0 {
                 let new = record::salted_expiry(expires_ms.min(NEVER_MS), located.salt());
                 if located.expiry().replace(old, new).is_ok() && self.still_holds(located.position, located.word) {
-                    self.count(worker.row(), Counter::Touches, 1);
+                    self.count(self.row_of(worker), Counter::Touches, 1);
                     return true;
                 }
                 continue;
             }
+            let Some(worker) = worker else {
+                if old & FROZEN != 0 && longer {
+                    // Its mover is about to lead the slot to where it can be changed.
+                    back_off(attempt, self.geometry.workers);
+                    continue;
+                }
+                self.give_up(None, &located);
+                return false;
+            };
             match self.rewrite(worker, key, &located, expires_ms, None, now_ms, buffer) {
                 Written::Stored(_) => {
                     self.count(worker.row(), Counter::Touches, 1);
                     return true;
                 }
                 Written::Held => {}
-                _ => return self.give_up(worker, &located),
+                _ => {
+                    self.give_up(Some(worker), &located);
+                    return false;
+                }
             }
         }
         false
     }
 
     /// There is no room for an entry that has to be written anew: it goes, rather than stay with what was asked to change.
-    fn give_up(&self, worker: &Worker, located: &Located<'_>) -> bool {
-        self.count(worker.row(), Counter::Refused, 1);
-        self.swap(located.position, located.word, |_| 0)
+    fn give_up(&self, worker: Option<&Worker>, located: &Located<'_>) {
+        self.count(self.row_of(worker), Counter::Refused, 1);
+        if self.swap(located.position, located.word, |_| 0) {
+            self.free_large_unowned(located.word);
+        }
     }
 
-    /// Adds to a count in place.
+    /// The row to count in.
+    fn row_of(&self, worker: Option<&Worker>) -> usize {
+        worker.map_or(self.geometry.workers, Worker::row)
+    }
+
+    /// Adds to a count in place; without a worker of its own a process can do no more than that.
     pub(crate) fn add_to_count(
         &self,
-        worker: &Worker,
+        worker: Option<&Worker>,
         key: &Key<'_>,
         delta: i64,
         now_ms: u64,
         buffer: &mut Buffer,
     ) -> Incr {
-        for _ in 0..MOST_TRIES {
+        for attempt in 0..MOST_TRIES {
             let Ok(located) = self.locate(key) else { continue };
             let Some(located) = located else { return Incr::Missing };
             if !self.is_live(key, &located, now_ms) {
@@ -89,14 +110,25 @@ impl Region {
                     let new = record::salted_count(sum, located.salt());
                     if word.replace(old, new).is_ok() {
                         self.raise_frequency(located.position, located.word);
-                        self.count(worker.row(), Counter::Counts, 1);
+                        self.count(self.row_of(worker), Counter::Counts, 1);
                         return Incr::Value(sum);
                     }
                     continue;
                 }
             }
+            let Some(worker) = worker else {
+                back_off(attempt, self.geometry.workers);
+                continue;
+            };
             // Frozen by an evictor, or too large for a word: written anew, if the slot still leads here.
-            let Ok((_, number)) = self.freeze_and_copy(&located, buffer) else { continue };
+            let number = match self.freeze_and_copy(&located, buffer) {
+                Ok((_, number)) => number,
+                Err(Damage::Changed) => continue,
+                Err(Damage::Corrupt) => {
+                    self.give_up(Some(worker), &located);
+                    return Incr::Missing;
+                }
+            };
             // Read after the freeze: a touch may have lengthened it in place until then.
             let word = located.expiry().load(Ordering::SeqCst);
             let Some(expires_ms) = record::expires_ms(word, located.salt()) else { continue };
@@ -108,7 +140,7 @@ impl Region {
                 }
                 Written::Held => {}
                 _ => {
-                    self.give_up(worker, &located);
+                    self.give_up(Some(worker), &located);
                     return Incr::Missing;
                 }
             }
@@ -117,16 +149,11 @@ impl Region {
     }
 
     /// Freezes what is changed in place, so that nothing is lost between this copy and the swap of the slot.
-    fn freeze_and_copy(&self, located: &Located<'_>, buffer: &mut Buffer) -> Result<(u8, i64), ()> {
-        record::freeze_expiry(located.expiry(), located.salt()).ok_or(())?;
-        if located.header.kind == Kind::Count
-            && let Some(word) = located.value_at().and_then(|at| located.record.get(at))
-        {
-            record::freeze_count(word, located.salt()).ok_or(())?;
-        }
-        let copied = self.copy(located, buffer).map_err(|_| ());
-        let same = self.generation(located.segment) == located.generation;
-        copied.and_then(|found| if same { Ok(found) } else { Err(()) })
+    fn freeze_and_copy(&self, located: &Located<'_>, buffer: &mut Buffer) -> Result<(u8, i64), Damage> {
+        let is_frozen = record::freeze_expiry(located.expiry(), located.salt()).is_some()
+            && (located.header.kind != Kind::Count || located.freeze_count().is_some());
+        let copied = if is_frozen { self.copy(located, buffer) } else { Err(Damage::Corrupt) };
+        if self.generation(located.segment) == located.generation { copied } else { Err(Damage::Changed) }
     }
 
     /// Writes an entry anew with another expiry or count, if its slot still leads to what was located.
@@ -141,13 +168,19 @@ impl Region {
         now_ms: u64,
         buffer: &mut Buffer,
     ) -> Written {
-        let Ok((codec, number)) = self.freeze_and_copy(located, buffer) else { return Written::Held };
+        let (codec, number) = match self.freeze_and_copy(located, buffer) {
+            Ok(found) => found,
+            Err(Damage::Changed) => return Written::Held,
+            Err(Damage::Corrupt) => return Written::Refused,
+        };
         let dependencies: Vec<u64> = located.dependencies().collect();
         let tags = self.tag_names(located);
         let names: Vec<&[u8]> = tags.iter().map(Vec::as_slice).collect();
         let terms = Terms {
             expires_ms,
             now_ms,
+            // Nobody keeps a decoded copy by its stamp.
+            change: u64::MAX,
             birth: located.header.birth,
             cost_us: located.header.cost_us,
             stale_until_ms: located.header.stale_until_ms,

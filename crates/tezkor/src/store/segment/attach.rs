@@ -10,11 +10,12 @@ use std::time::{Duration, SystemTime};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::layout::{Geometry, MAGIC, MOST_WORKERS, SMALLEST_REGION_BYTES, header};
+use super::layout::{Geometry, MAGIC, MOST_WORKERS, SMALLEST_REGION_BYTES, header, segment};
 use super::lock::{Held, Liveness, LockFile};
 use super::map::Mapping;
 use super::os;
 use super::region::{Region, Reserve};
+use super::state;
 use super::words::{Ordering, Words};
 use crate::clock::{Clock, wall_ms};
 use crate::key::name_hash;
@@ -40,6 +41,16 @@ pub(crate) enum Place {
         /// Whether it outlives the boot of the machine.
         survives_boot: bool,
     },
+}
+
+impl Place {
+    /// The directory of the region's files; empty for private memory.
+    pub(crate) fn directory(&self) -> PathBuf {
+        match self {
+            Place::Private => PathBuf::new(),
+            Place::File { parent, directory, .. } => parent.join(directory),
+        }
+    }
 }
 
 /// A region that has been come to.
@@ -69,7 +80,8 @@ pub(crate) fn open_private_with(size_bytes: u64, clock: Clock, random: [u64; 3])
     Ok(Opened { region, liveness, file: None, disk: None, notes: Vec::new() })
 }
 
-/// The file of a region, attached to or made.
+/// The file of a region, attached to or made; waits this long for another process that is making it.
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn open_file(
     parent: &Path,
     directory: &str,
@@ -77,6 +89,7 @@ pub(crate) fn open_file(
     size_bytes: u64,
     clock: Clock,
     survives_boot: bool,
+    wait: Duration,
 ) -> io::Result<Opened> {
     let path = parent.join(directory);
     let handle = open_directory(parent, &path)?;
@@ -85,7 +98,7 @@ pub(crate) fn open_file(
     let rows = Geometry::of_size(size_bytes).workers;
     let locks = LockFile::open(&handle, &path.join(&lock_name), &lock_name, rows)?;
     locks.refresh();
-    locks.while_creating(|| {
+    locks.while_creating(wait, || {
         let file_name = format!("{name}.region");
         let mut notes = Vec::new();
         let wanted = Wanted { size_bytes, clock, survives_boot };
@@ -134,8 +147,12 @@ fn open_directory(parent: &Path, path: &Path) -> io::Result<File> {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // Others may be doing the same.
             DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
-            DirBuilder::new().mode(0o700).create(path)?;
+            match DirBuilder::new().mode(0o700).create(path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
         }
         Err(error) => return Err(error),
     }
@@ -198,6 +215,12 @@ fn attach(directory: &File, name: &str, wanted: &Wanted, locks: &LockFile) -> io
     }
     let in_use = (0..geometry.workers).any(|row| Liveness::is_taken(locks, row));
     if !in_use {
+        let state_word =
+            |index: usize| words[geometry.table_at + index * segment::WORDS + segment::STATE].load(Ordering::Acquire);
+        if (0..geometry.segments).any(|index| !state::is_possible(state_word(index))) {
+            // Segments in no known state are left alone for ever: of those there may be many.
+            return Err(refused("its segment table is damaged".into()));
+        }
         if geometry.size_bytes != Geometry::of_size(wanted.size_bytes).size_bytes {
             return Err(refused("its size was changed in the settings".into()));
         }

@@ -10,6 +10,7 @@
 use super::alloc::Worker;
 use super::counters::Counter;
 use super::layout::{UNIT_WORDS, header, segment};
+use super::os;
 use super::record::{self, Header, Kind, word};
 use super::region::Region;
 use super::slot;
@@ -20,6 +21,8 @@ use super::words::{Ordering, Word};
 const SMALL_SHARE: usize = 10;
 /// Looks over the segments before an evictor that always loses its candidates to others gives up.
 const MOST_SURVEYS: usize = 64;
+/// What a dead worker had open is not reused before this time, in boot time: it may only have lost its lock.
+pub(crate) const REST_MS: u64 = 5_000;
 
 /// What the segment table holds, as one look over it finds it.
 #[derive(Default)]
@@ -43,7 +46,7 @@ impl Region {
     /// Empties the oldest segment of a queue; `false` when none can be.
     pub(crate) fn evict(&self, worker: &Worker, now_ms: u64) -> bool {
         for _ in 0..MOST_SURVEYS {
-            let survey = self.survey(now_ms);
+            let survey = self.survey();
             self.header(header::MAIN_ENTRIES).store(survey.main_records, Ordering::Relaxed);
             let target = (self.geometry.segments / SMALL_SHARE).max(1);
             let (first, second) = if survey.small > target {
@@ -62,7 +65,8 @@ impl Region {
         false
     }
 
-    fn survey(&self, now_ms: u64) -> Survey {
+    fn survey(&self) -> Survey {
+        let tick_ms = os::boot_ms();
         let mut survey = Survey::default();
         for index in 0..self.geometry.segments {
             let word = self.meta(index, segment::STATE).load(Ordering::SeqCst);
@@ -82,7 +86,7 @@ impl Region {
             } else {
                 survey.small += 1;
             }
-            if state::state(word) != State::Sealed || !self.may_evict(index, now_ms) {
+            if state::state(word) != State::Sealed || !self.may_evict(index, tick_ms) {
                 continue;
             }
             let oldest = if queue.is_main() { &mut survey.oldest_main } else { &mut survey.oldest_small };
@@ -95,8 +99,11 @@ impl Region {
     }
 
     /// Whether nobody is writing into a sealed segment, and its dead owner's rest is over.
-    fn may_evict(&self, index: usize, now_ms: u64) -> bool {
-        self.writers(index) == 0 && self.meta(index, segment::RESTS_UNTIL_MS).load(Ordering::Relaxed) <= now_ms
+    fn may_evict(&self, index: usize, tick_ms: u64) -> bool {
+        let rests_until_ms = self.meta(index, segment::RESTS_UNTIL_MS).load(Ordering::Relaxed);
+        // A rest of an earlier boot is over.
+        let rests = (tick_ms + 1..=tick_ms + REST_MS).contains(&rests_until_ms);
+        self.writers(index) == 0 && !rests
     }
 
     fn evict_segment(&self, worker: &Worker, index: usize, now_ms: u64) -> bool {

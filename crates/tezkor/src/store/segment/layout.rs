@@ -56,8 +56,10 @@ pub(crate) mod header {
     pub(crate) const MAIN_ENTRIES: usize = 58;
     /// Where the search for a free segment begins.
     pub(crate) const FREE_HINT: usize = 64;
-    /// Workers attached to a region on disk; zero after a clean detach.
+    /// Workers that came to a region on disk since it was clean; zero after a clean detach.
     pub(crate) const ATTACHED: usize = 72;
+    /// Whether `ATTACHED` is on the disk.
+    pub(crate) const SYNCED: usize = 73;
 }
 
 /// Words of a worker's row.

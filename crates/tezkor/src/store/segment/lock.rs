@@ -11,17 +11,16 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::ArcSwap;
 
 use super::layout::MOST_WORKERS;
 use super::os;
 
-/// How long a process waits for another one to finish creating the region.
-const CREATION_WAIT: Duration = Duration::from_secs(2);
-
-/// Every lock file that this process has ever opened.
-static REGISTRY: Mutex<Vec<Arc<LockFile>>> = Mutex::new(Vec::new());
+/// Every lock file that this process has ever opened. Never locked: a fork amid it would leave the child a lock for ever.
+static REGISTRY: LazyLock<ArcSwap<Vec<Arc<LockFile>>>> = LazyLock::new(ArcSwap::default);
 
 /// Rows that this process holds: 0, or one more than the number of forks when it took the row.
 pub(crate) struct Held(Box<[AtomicU64]>);
@@ -46,6 +45,28 @@ impl Held {
     }
 }
 
+/// The turn of one thread of this process. A turn that a thread of the parent had at a fork is nobody's in the child.
+struct Turn;
+
+/// 0, or one more than the number of forks of the process whose thread has the turn.
+static TURN: AtomicU64 = AtomicU64::new(0);
+
+impl Turn {
+    fn take() -> Option<Turn> {
+        let own = os::forks() + 1;
+        let found = TURN.load(Ordering::SeqCst);
+        (found != own && TURN.compare_exchange(found, own, Ordering::SeqCst, Ordering::SeqCst).is_ok()).then_some(Turn)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let own = os::forks() + 1;
+        // After a fork amid it the turn may be another thread's.
+        let _ = TURN.compare_exchange(own, 0, Ordering::SeqCst, Ordering::SeqCst);
+    }
+}
+
 /// An open lock file.
 pub(crate) struct LockFile {
     file: ManuallyDrop<File>,
@@ -57,25 +78,42 @@ pub(crate) struct LockFile {
 impl LockFile {
     /// Opens the lock file in a directory, or returns the one that this process has open.
     pub(crate) fn open(directory: &File, path: &Path, name: &str, rows: usize) -> io::Result<Arc<LockFile>> {
-        let mut registry = REGISTRY.lock().unwrap_or_else(PoisonError::into_inner);
         // Looked at by name first: a second descriptor could not be closed again.
         if let Ok(found) = std::fs::symlink_metadata(path) {
-            let known = registry.iter().find(|known| known.is(found.dev(), found.ino()) && known.is_intact());
-            if let Some(known) = known {
-                return Ok(known.clone());
+            if let Some(known) = Self::known(&REGISTRY.load(), found.dev(), found.ino()) {
+                return Ok(known);
             }
         }
         let file = ManuallyDrop::new(os::open_at(directory, name, libc::O_RDWR | libc::O_CREAT)?);
         let found = file.metadata()?;
-        super::attach::check_owned(&found, name)?;
+        if let Err(error) = super::attach::check_owned(&found, name) {
+            if !REGISTRY.load().iter().any(|known| known.is(found.dev(), found.ino())) {
+                drop(ManuallyDrop::into_inner(file));
+            }
+            return Err(error);
+        }
         let opened = Arc::new(LockFile {
             file,
             device: found.dev(),
             inode: found.ino(),
             held: Held::new(rows.max(MOST_WORKERS)),
         });
-        registry.push(opened.clone());
-        Ok(opened)
+        let mut result = opened.clone();
+        REGISTRY.rcu(|registry| {
+            // Another thread may have opened it meanwhile: there is one table of held rows for one file. The second descriptor
+            // stays open, as all of them do.
+            if let Some(known) = Self::known(registry, opened.device, opened.inode) {
+                result = known;
+                return registry.clone();
+            }
+            result = opened.clone();
+            Arc::new(registry.iter().chain([&opened]).cloned().collect())
+        });
+        Ok(result)
+    }
+
+    fn known(registry: &[Arc<LockFile>], device: u64, inode: u64) -> Option<Arc<LockFile>> {
+        registry.iter().find(|known| known.is(device, inode) && known.is_intact()).cloned()
     }
 
     fn is(&self, device: u64, inode: u64) -> bool {
@@ -98,16 +136,24 @@ impl LockFile {
         let _ = self.file.set_modified(SystemTime::now());
     }
 
-    /// Runs `create` while no other process (and no other thread) creates the region.
-    pub(crate) fn while_creating<T>(&self, create: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        static THREADS: Mutex<()> = Mutex::new(());
-        let _guard = THREADS.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Runs `create` while no other process (and no other thread) creates the region; waits for them this long at most.
+    pub(crate) fn while_creating<T>(&self, wait: Duration, create: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let start = Instant::now();
-        while !os::lock_byte(self.file.as_fd(), 0)? {
-            if start.elapsed() > CREATION_WAIT {
+        let patience = || {
+            if start.elapsed() >= wait {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "another process holds the creation lock"));
             }
             std::thread::sleep(Duration::from_millis(2));
+            Ok(())
+        };
+        let _threads = loop {
+            match Turn::take() {
+                Some(turn) => break turn,
+                None => patience()?,
+            }
+        };
+        while !os::lock_byte(self.file.as_fd(), 0)? {
+            patience()?;
         }
         let result = create();
         os::unlock_byte(self.file.as_fd(), 0)?;

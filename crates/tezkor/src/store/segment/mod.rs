@@ -16,6 +16,7 @@ mod large;
 pub(crate) mod layout;
 pub(crate) mod lock;
 pub(crate) mod map;
+mod missing;
 pub(crate) mod os;
 pub(crate) mod publish;
 pub(crate) mod read;
@@ -32,11 +33,13 @@ pub(crate) mod write;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 
+use self::alloc::Worker;
 use self::attach::{Opened, Place};
 use self::counters::Counter;
 use self::layout::{MOST_WORKERS, SMALLEST_REGION_BYTES};
@@ -52,8 +55,15 @@ use crate::entry::{Found, Incr, Stamp, Timeout, Value, When, Written};
 use crate::event::{Event, Level};
 use crate::key::{Key, Space, name_hash};
 
-/// How often an operation looks whether the region's file is still there and the lock file still open.
+/// How often an operation looks whether the region's file is still there and the lock file still open, in boot time.
 const LOOK_EVERY_MS: u64 = 500;
+/// How often a process whose region cannot be used tries again.
+const RETRY_EVERY_MS: u64 = 2_000;
+/// How long the first opening waits for another process that is making the region, and how long an operation does.
+const OPEN_WAIT: Duration = Duration::from_secs(2);
+const MOVE_WAIT: Duration = Duration::from_millis(50);
+/// How often the same kind of refusal is told at most.
+const SAY_EVERY_MS: u64 = 60_000;
 
 /// A segment store.
 pub struct SegmentStore {
@@ -65,7 +75,21 @@ pub struct SegmentStore {
     look_at_ms: AtomicU64,
     /// Forks up to which the region was looked after.
     forks: AtomicU64,
-    events: Mutex<Vec<Event>>,
+    /// Missing pages of mapped files up to which the region was looked after.
+    faults: AtomicUsize,
+    /// Swapped, never locked: a fork amid it would leave the child a lock for ever.
+    events: ArcSwap<Vec<Event>>,
+    has_events: AtomicBool,
+    /// When each kind of refusal was said last.
+    said_ms: [AtomicU64; 3],
+}
+
+/// Why a write is refused.
+#[derive(Clone, Copy)]
+enum Refusal {
+    NoRow = 0,
+    TooLarge = 1,
+    NoRoom = 2,
 }
 
 /// A region and this process's part in it.
@@ -101,7 +125,10 @@ impl SegmentStore {
     pub(crate) fn open(place: Place, size_bytes: u64, clock: Clock) -> io::Result<Self> {
         os::watch_forks();
         let mut events = Vec::new();
-        let opened = Self::come_to(&place, size_bytes, clock, &mut events)?;
+        let opened = match Self::come_to(&place, size_bytes, clock, OPEN_WAIT, &mut events) {
+            Ok(opened) => opened,
+            Err(error) => Self::go_private(&place, size_bytes, clock, &error, &mut events)?,
+        };
         Ok(SegmentStore {
             attached: ArcSwap::from_pointee(opened.into()),
             place,
@@ -109,41 +136,59 @@ impl SegmentStore {
             time: Time::new(clock),
             look_at_ms: AtomicU64::new(0),
             forks: AtomicU64::new(os::forks()),
-            events: Mutex::new(events),
+            has_events: AtomicBool::new(!events.is_empty()),
+            events: ArcSwap::from_pointee(events),
+            faults: AtomicUsize::new(missing::faults()),
+            said_ms: Default::default(),
         })
     }
 
-    fn come_to(place: &Place, size_bytes: u64, clock: Clock, events: &mut Vec<Event>) -> io::Result<Opened> {
+    fn come_to(
+        place: &Place,
+        size_bytes: u64,
+        clock: Clock,
+        wait: Duration,
+        events: &mut Vec<Event>,
+    ) -> io::Result<Opened> {
         let Place::File { parent, directory, name, survives_boot } = place else {
             return attach::open_private(size_bytes, clock);
         };
-        match attach::open_file(parent, directory, name, size_bytes, clock, *survives_boot) {
-            Ok(mut opened) => {
-                events.extend(opened.notes.drain(..).map(|text| Event::new(Level::Warning, text)));
-                Ok(opened)
-            }
-            Err(error) => {
-                let size_bytes = size_bytes.clamp(SMALLEST_REGION_BYTES, layout::DEFAULT_REGION_BYTES);
-                events.push(Event::new(
-                    Level::Warning,
-                    format!(
-                        "{}: {error}; this process caches in {} MiB of private memory until it is restarted",
-                        parent.join(directory).display(),
-                        size_bytes >> 20,
-                    ),
-                ));
-                attach::open_private(size_bytes, clock)
-            }
-        }
+        let mut opened = attach::open_file(parent, directory, name, size_bytes, clock, *survives_boot, wait)?;
+        events.extend(opened.notes.drain(..).map(|text| Event::new(Level::Warning, text)));
+        Ok(opened)
+    }
+
+    /// Private memory in place of a region that cannot be used now.
+    fn go_private(
+        place: &Place,
+        size_bytes: u64,
+        clock: Clock,
+        error: &io::Error,
+        events: &mut Vec<Event>,
+    ) -> io::Result<Opened> {
+        let size_bytes = size_bytes.clamp(SMALLEST_REGION_BYTES, layout::DEFAULT_REGION_BYTES);
+        events.push(Event::new(
+            Level::Warning,
+            format!(
+                "{}: {error}; this process caches in {} MiB of private memory until it can be used",
+                place.directory().display(),
+                size_bytes >> 20,
+            ),
+        ));
+        attach::open_private(size_bytes, clock)
     }
 
     /// The time of this store's clock, after looking after the region when that is due.
     #[inline]
     fn now(&self) -> u64 {
         let now_ms = self.time.now_ms();
-        let forked = os::forks() != self.forks.load(Ordering::Relaxed);
-        if forked || now_ms >= self.look_at_ms.load(Ordering::Relaxed) {
-            self.look_after(now_ms);
+        // What is done now and then follows the boot time: a clock that was set back must not stop it.
+        let tick_ms = if self.time.clock() == Clock::Boot { now_ms } else { os::boot_ms() };
+        let due = os::forks() != self.forks.load(Ordering::Relaxed)
+            || tick_ms >= self.look_at_ms.load(Ordering::Relaxed)
+            || missing::faults() != self.faults.load(Ordering::Relaxed);
+        if due {
+            self.look_after(tick_ms);
         }
         now_ms
     }
@@ -165,9 +210,13 @@ impl SegmentStore {
             Read::Absent => (None, Counter::MissesAbsent),
             Read::Expired => (None, Counter::MissesExpired),
             Read::Invalidated => (None, Counter::MissesInvalidated),
-            Read::Corrupt => (None, Counter::MissesCorrupt),
+            Read::Corrupt(position, word) => {
+                // It never becomes better: without it the key can be written by `add` again.
+                region.discard(position, word);
+                (None, Counter::MissesCorrupt)
+            }
         };
-        region.count(attached.row(now_ms), counter, 1);
+        region.count(attached.row(), counter, 1);
         result
     }
 
@@ -177,7 +226,7 @@ impl SegmentStore {
         let (attached, now_ms) = self.enter();
         let current = attached.region.is_current(key, stamp, now_ms);
         if current {
-            attached.region.count(attached.row(now_ms), Counter::HitsDecoded, 1);
+            attached.region.count(attached.row(), Counter::HitsDecoded, 1);
         }
         current
     }
@@ -188,7 +237,7 @@ impl SegmentStore {
         let region = &attached.region;
         let expires_ms = match timeout {
             Timeout::Never => NEVER_MS,
-            Timeout::After(time) => now_ms.saturating_add(time.as_millis() as u64).min(NEVER_MS),
+            Timeout::After(time) => after(now_ms, time),
             Timeout::Keep => match region.find(key).and_then(|located| located.expires_ms()) {
                 Some(expires_ms) => expires_ms,
                 None => return Written::Held,
@@ -197,22 +246,77 @@ impl SegmentStore {
         if expires_ms <= now_ms {
             return self.write_expired(&attached, key, when, now_ms);
         }
-        let life = attached.life(now_ms);
-        let Some(life) = life.as_deref() else {
+        let life = attached.life();
+        let Some(worker) = self.worker_of(life.as_deref(), region) else {
             region.count(region.geometry.workers, Counter::Refused, 1);
             region.remove(key, now_ms);
             return Written::Refused;
         };
+        // The change counter before the birth: what a decoded copy takes for fresh is fresh at least up to it.
+        let change = region.ledger().change();
         let terms = Terms {
             expires_ms,
             now_ms,
+            change,
             birth: region.ledger().sequence(),
             cost_us: 0,
             stale_until_ms: 0,
             tags: &[],
             tag_hashes: &[],
         };
-        region.write(&life.worker, key, value, terms, when)
+        let written = region.write(worker, key, value, terms, when);
+        if let Written::Refused = written {
+            self.say_refused(region, value);
+        }
+        written
+    }
+
+    #[cold]
+    fn say_refused(&self, region: &Region, value: Value<'_>) {
+        let (length, largest) = (value.length(), region.geometry.largest_value());
+        if length > largest {
+            self.say(Refusal::TooLarge, || {
+                format!(
+                    "{}: a value of {length} bytes was not stored: the largest is {largest}; set a larger SIZE",
+                    self.name()
+                )
+            });
+        } else {
+            self.say(Refusal::NoRoom, || {
+                format!("{}: a value of {length} bytes was not stored: no room could be made for it", self.name())
+            });
+        }
+    }
+
+    /// Leaves an event, at most one of its kind in a minute.
+    fn say(&self, kind: Refusal, text: impl FnOnce() -> String) {
+        let now_ms = os::boot_ms();
+        let last = &self.said_ms[kind as usize];
+        let before = last.load(Ordering::Relaxed);
+        let due = before == 0 || now_ms >= before + SAY_EVERY_MS;
+        if due && last.compare_exchange(before, now_ms.max(1), Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            self.leave_events([Event::new(Level::Warning, text())]);
+        }
+    }
+
+    fn leave_events(&self, events: impl IntoIterator<Item = Event>) {
+        let more: Vec<Event> = events.into_iter().collect();
+        self.events.rcu(|events| events.iter().chain(&more).cloned().collect::<Vec<_>>());
+        self.has_events.store(true, Ordering::Release);
+    }
+
+    /// Where it is, for people.
+    fn name(&self) -> String {
+        match &self.place {
+            Place::File { name, .. } => self.place.directory().join(format!("{name}.region")).display().to_string(),
+            Place::Private => "memory".into(),
+        }
+    }
+
+    /// Whether [`SegmentStore::take_events`] has something to tell.
+    #[inline]
+    pub fn has_events(&self) -> bool {
+        self.has_events.load(Ordering::Relaxed)
     }
 
     /// A write with a timeout of zero removes what its condition allows it to replace.
@@ -237,7 +341,7 @@ impl SegmentStore {
         let region = &attached.region;
         region.ledger().invalidate_key(key);
         let removed = region.remove(key, now_ms);
-        region.count(attached.row(now_ms), Counter::Deletes, u64::from(removed));
+        region.count(attached.row(), Counter::Deletes, u64::from(removed));
         removed
     }
 
@@ -247,30 +351,38 @@ impl SegmentStore {
         let region = &attached.region;
         let expires_ms = match timeout {
             Timeout::Never => NEVER_MS,
-            Timeout::After(time) => now_ms.saturating_add(time.as_millis() as u64).min(NEVER_MS),
+            Timeout::After(time) => after(now_ms, time),
             Timeout::Keep => return self.has(key),
         };
         if expires_ms <= now_ms {
             return region.remove(key, now_ms);
         }
-        let life = attached.life(now_ms);
-        let Some(life) = life.as_deref() else {
-            region.count(region.geometry.workers, Counter::Refused, 1);
-            return region.remove(key, now_ms);
-        };
-        region.touch(&life.worker, key, expires_ms, now_ms, &mut Buffer::new())
+        let life = attached.life();
+        let worker = self.worker_of(life.as_deref(), region);
+        region.touch(worker, key, expires_ms, now_ms, &mut Buffer::new())
     }
 
     /// Adds to a count.
     pub fn count(&self, key: &Key<'_>, delta: i64) -> Incr {
         let (attached, now_ms) = self.enter();
-        match attached.life(now_ms).as_deref() {
-            Some(life) => attached.region.add_to_count(&life.worker, key, delta, now_ms, &mut Buffer::new()),
-            None => {
-                attached.region.count(attached.region.geometry.workers, Counter::Refused, 1);
-                Incr::Missing
-            }
+        let life = attached.life();
+        let worker = self.worker_of(life.as_deref(), &attached.region);
+        attached.region.add_to_count(worker, key, delta, now_ms, &mut Buffer::new())
+    }
+
+    /// The worker that a process is; `None`, which is said, for one that found no row.
+    fn worker_of<'l>(&self, life: Option<&'l Life>, region: &Region) -> Option<&'l Worker> {
+        if life.is_none() {
+            self.say(Refusal::NoRow, || {
+                format!(
+                    "{}: all {} worker slots are taken: this process reads and counts, its other writes are refused until \
+                     another process ends; set a larger SIZE for more slots",
+                    self.name(),
+                    region.geometry.workers,
+                )
+            });
         }
+        life.map(|life| &life.worker)
     }
 
     /// Whether there is an entry that a read would return.
@@ -290,9 +402,9 @@ impl SegmentStore {
     }
 
     fn clear_row(&self, row: u16) {
-        let (attached, now_ms) = self.enter();
+        let (attached, _) = self.enter();
         attached.region.ledger().clear_row(row);
-        attached.region.count(attached.row(now_ms), Counter::Clears, 1);
+        attached.region.count(attached.row(), Counter::Clears, 1);
     }
 
     /// The space of a prefix within a location.
@@ -321,7 +433,8 @@ impl SegmentStore {
 
     /// What the user should know about the region, each once.
     pub fn take_events(&self) -> Vec<Event> {
-        std::mem::take(&mut *self.events.lock().unwrap_or_else(PoisonError::into_inner))
+        self.has_events.store(false, Ordering::Release);
+        Arc::unwrap_or_clone(self.events.swap(Arc::default()))
     }
 
     /// Turns the clock of a store that follows [`Clock::Manual`].
@@ -336,29 +449,34 @@ impl SegmentStore {
         attached.write_out();
     }
 
-    fn look_after(&self, now_ms: u64) {
+    #[cold]
+    fn look_after(&self, tick_ms: u64) {
         // After a fork at once: a daemoniser forks, then closes every descriptor.
         self.forks.store(os::forks(), Ordering::Relaxed);
+        let faults = missing::faults();
+        let Place::File { name, .. } = &self.place else {
+            self.look_at_ms.store(u64::MAX, Ordering::Relaxed);
+            self.faults.store(faults, Ordering::Relaxed);
+            return;
+        };
         let due = self.look_at_ms.load(Ordering::Relaxed);
-        let next = now_ms + LOOK_EVERY_MS;
+        let attached = self.attached.load_full();
+        let next = tick_ms + if attached.file.is_some() { LOOK_EVERY_MS } else { RETRY_EVERY_MS };
         if self.look_at_ms.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_err() {
             return;
         }
-        let Place::File { parent, directory, name, .. } = &self.place else { return };
-        let attached = self.attached.load_full();
-        let path = parent.join(directory);
+        let path = self.place.directory();
+        let faulted = self.faults.swap(faults, Ordering::Relaxed) != faults;
         if attached.file.is_none() {
-            // Private memory instead of a file that could not be used: until the process is restarted.
-            return;
-        }
-        if !attached.is_whole(&path, name) {
+            self.come_back();
+        } else if faulted || !attached.is_whole(&path, name) {
             attached.abandon();
             self.move_on();
         } else if !attached.is_locked(&path, name) {
             attached.leave();
             self.move_on();
         } else {
-            attached.maintain(now_ms);
+            attached.maintain(tick_ms);
         }
     }
 
@@ -366,14 +484,36 @@ impl SegmentStore {
     /// is there now.
     fn move_on(&self) {
         let mut events = Vec::new();
-        match Self::come_to(&self.place, self.size_bytes, self.time.clock(), &mut events) {
+        let clock = self.time.clock();
+        let opened = Self::come_to(&self.place, self.size_bytes, clock, MOVE_WAIT, &mut events)
+            .or_else(|error| Self::go_private(&self.place, self.size_bytes, clock, &error, &mut events));
+        match opened {
             Ok(opened) => {
                 self.attached.store(Arc::new(opened.into()));
             }
             Err(error) => events.push(Event::new(Level::Error, format!("the region cannot be replaced: {error}"))),
         }
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).extend(events);
+        if !events.is_empty() {
+            self.leave_events(events);
+        }
     }
+
+    /// Tries to use a region that could not be used before.
+    fn come_back(&self) {
+        let mut events = Vec::new();
+        let Ok(opened) = Self::come_to(&self.place, self.size_bytes, self.time.clock(), Duration::ZERO, &mut events)
+        else {
+            return; // It was said when it began.
+        };
+        self.attached.store(Arc::new(opened.into()));
+        let said = format!("{}: can be used again, and is", self.place.directory().display());
+        self.leave_events(events.into_iter().chain([Event::new(Level::Warning, said)]));
+    }
+}
+
+/// The time so long after another.
+fn after(now_ms: u64, time: Duration) -> u64 {
+    now_ms.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)).min(NEVER_MS)
 }
 
 /// The most workers of a region.

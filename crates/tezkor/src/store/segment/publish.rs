@@ -5,7 +5,7 @@ use super::alloc::Worker;
 use super::counters::Counter;
 use super::index::Inserted;
 use super::read::Located;
-use super::record::Header;
+use super::record::{Header, Kind};
 use super::region::Region;
 use super::slot;
 use crate::entry::{Stamp, When};
@@ -81,6 +81,16 @@ impl Region {
                 if !self.allows(when, live) {
                     return Some(None);
                 }
+                if let (When::Unchanged(stamp), Some(live)) = (when, live)
+                    && live.header.kind == Kind::Count
+                {
+                    // Changed in place under the same id: from here on it is not, until the slot leads elsewhere.
+                    match live.freeze_count() {
+                        Some(count) if count == stamp.count => {}
+                        Some(_) => return Some(None),
+                        None => continue,
+                    }
+                }
             }
             match occupied {
                 // Another key of the same fingerprint is replaced as well: this is a cache.
@@ -105,6 +115,13 @@ impl Region {
         None
     }
 
+    /// Leads a slot away from a damaged record, if it still leads there.
+    pub(crate) fn discard(&self, position: usize, word: u64) {
+        if self.swap(position, word, |_| 0) {
+            self.free_large_unowned(word);
+        }
+    }
+
     /// Removes an entry; whether there was one that could be read before its key was invalidated.
     pub(crate) fn remove(&self, key: &Key<'_>, now_ms: u64) -> bool {
         for _ in 0..MOST_TRIES {
@@ -124,7 +141,7 @@ impl Region {
 }
 
 /// Waits a little, differently in each worker, after losing a race for a slot.
-fn back_off(attempt: u32, row: usize) {
+pub(crate) fn back_off(attempt: u32, row: usize) {
     #[cfg(any(loom, shuttle))]
     {
         let _ = (attempt, row);

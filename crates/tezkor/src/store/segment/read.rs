@@ -55,6 +55,11 @@ impl<'r> Located<'r> {
         (value_at <= self.header.units * UNIT_WORDS).then_some(value_at)
     }
 
+    /// Freezes the word of a count; the number in it. `None` when it was recycled meanwhile, or is damaged.
+    pub(crate) fn freeze_count(&self) -> Option<i64> {
+        record::freeze_count(self.record.get(self.value_at()?)?, self.salt())
+    }
+
     pub(crate) fn dependencies(&self) -> impl Iterator<Item = u64> {
         let at = self.header.dependencies_at();
         self.record[at..at + self.header.dependencies].iter().map(|word| word.load(Ordering::Relaxed))
@@ -72,6 +77,7 @@ impl<'r> Located<'r> {
             expires_ms: self.expires_ms()?,
             change,
             dependencies: self.header.dependencies > 0,
+            count: 0,
         })
     }
 }
@@ -82,7 +88,8 @@ pub(crate) enum Read {
     Absent,
     Expired,
     Invalidated,
-    Corrupt,
+    /// The slot's position and word.
+    Corrupt(usize, u64),
 }
 
 impl Region {
@@ -142,7 +149,7 @@ impl Region {
 
     pub(crate) fn is_fresh(&self, key: &Key<'_>, located: &Located<'_>) -> bool {
         let header = &located.header;
-        self.ledger().is_fresh(header.birth, key, header.prefix_row)
+        self.ledger().are_rows_fresh(header.birth, [key.space.location_row, header.prefix_row])
             && (header.dependencies == 0 || self.ledger().are_tags_fresh(header.birth, located.dependencies()))
     }
 
@@ -153,14 +160,15 @@ impl Region {
             let change = self.ledger().change();
             let Ok(located) = self.locate(key) else { continue };
             let Some(located) = located else { return Read::Absent };
-            let Some(expires_ms) = located.expires_ms() else { return Read::Corrupt };
+            let corrupt = Read::Corrupt(located.position, located.word);
+            let Some(expires_ms) = located.expires_ms() else { return corrupt };
             if now_ms >= expires_ms {
                 return Read::Expired;
             }
             if !self.is_fresh(key, &located) {
                 return Read::Invalidated;
             }
-            let Some(stamp) = located.stamp(self, change) else { return Read::Corrupt };
+            let Some(mut stamp) = located.stamp(self, change) else { return corrupt };
             let found = self.copy(&located, buffer);
             fence(Ordering::Acquire);
             if self.generation(located.segment) != located.generation {
@@ -169,10 +177,11 @@ impl Region {
             return match found {
                 Ok((codec, count)) => {
                     self.raise_frequency(located.position, located.word);
+                    stamp.count = count;
                     Read::Hit(Found { codec, count, stamp })
                 }
                 Err(Damage::Changed) => continue,
-                Err(Damage::Corrupt) => Read::Corrupt,
+                Err(Damage::Corrupt) => corrupt,
             };
         }
         Read::Absent
@@ -274,7 +283,8 @@ impl Region {
             && self.generation(slot::segment(word)) == stamp.generation
             && now_ms < stamp.expires_ms
             && (change == stamp.change
-                || (!stamp.dependencies && self.ledger().is_fresh(stamp.birth, key, stamp.prefix_row)));
+                || (!stamp.dependencies
+                    && self.ledger().are_rows_fresh(stamp.birth, [key.space.location_row, stamp.prefix_row])));
         if in_place {
             stamp.change = change;
             self.raise_frequency(stamp.position, word);

@@ -62,6 +62,11 @@ pub(crate) fn pack(state: State, queue: Queue, owner: Owner) -> u64 {
     state as u64 | (queue as u64) << 8 | u64::from(owner.row) << 16 | u64::from(owner.incarnation) << 32
 }
 
+/// Whether `pack` can have made the word.
+pub(crate) fn is_possible(word: u64) -> bool {
+    word & 0xff <= State::Unavailable as u64 && (word >> 8) & 0xff <= Queue::LargeMain as u64
+}
+
 pub(crate) fn state(word: u64) -> State {
     match word & 0xff {
         0 => State::Untouched,

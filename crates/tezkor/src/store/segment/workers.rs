@@ -12,6 +12,7 @@ use arc_swap::Guard;
 use super::Attached;
 use super::alloc::Worker;
 use super::counters::Counter;
+use super::evict::REST_MS;
 use super::layout::{header, segment, worker};
 use super::lock::Liveness;
 use super::os;
@@ -19,8 +20,6 @@ use super::state::{self, Owner, State};
 use super::words::Ordering as WordOrdering;
 
 const TAKEN: u64 = 1;
-/// What a dead worker had open is not reused before this time: it may only have lost its lock.
-const REST_MS: u64 = 5_000;
 const SWEEP_EVERY_MS: u64 = 2_000;
 const REFRESH_EVERY_MS: u64 = 3_600_000;
 /// Between two tries of a process that found no row.
@@ -35,22 +34,23 @@ pub(crate) struct Life {
 impl Attached {
     /// This process's worker; taken at the first call after a fork. `None` when all rows are taken.
     #[inline]
-    pub(crate) fn life(&self, now_ms: u64) -> Guard<Option<Arc<Life>>> {
+    pub(crate) fn life(&self) -> Guard<Option<Arc<Life>>> {
         let life = self.life.load();
         match &*life {
             Some(known) if known.forks == os::forks() => life,
-            _ => self.begin(now_ms),
+            _ => self.begin(),
         }
     }
 
     /// The row to count in: the last one, which nobody owns, for a process without a row of its own.
     #[inline]
-    pub(crate) fn row(&self, now_ms: u64) -> usize {
-        self.life(now_ms).as_ref().map_or(self.region.geometry.workers, |life| life.worker.row())
+    pub(crate) fn row(&self) -> usize {
+        self.life().as_ref().map_or(self.region.geometry.workers, |life| life.worker.row())
     }
 
     #[cold]
-    fn begin(&self, now_ms: u64) -> Guard<Option<Arc<Life>>> {
+    fn begin(&self) -> Guard<Option<Arc<Life>>> {
+        let now_ms = os::boot_ms();
         let old = self.life.load();
         if old.is_none() && now_ms < self.enter_at_ms.load(Ordering::Relaxed) {
             return old;
@@ -145,7 +145,8 @@ impl Attached {
         }
     }
 
-    /// What has to be done now and then: after dead workers, after memory that was full, for the age of the region.
+    /// What has to be done now and then: after dead workers, after memory that was full, for the age of the region. In boot
+    /// time, which nobody sets back.
     pub(crate) fn maintain(&self, now_ms: u64) {
         if now_ms >= self.sweep_at_ms.load(Ordering::Relaxed) {
             self.sweep_at_ms.store(now_ms + SWEEP_EVERY_MS, Ordering::Relaxed);
@@ -180,43 +181,41 @@ impl Attached {
         }
     }
 
-    /// A region on disk is marked as in use before its first worker writes to it: after a power loss it is not trusted.
+    /// A region on disk is marked as in use, on the disk too, before its first worker writes to it: after a power loss it is
+    /// not trusted.
     fn mark_in_use(&self) {
-        self.with_disk(|file| {
-            if self.region.header(header::ATTACHED).load(WordOrdering::SeqCst) == 0 {
-                self.region.header(header::ATTACHED).store(1, WordOrdering::SeqCst);
-                // Where this fails the disk fails, and what it holds after a power loss fails its checksums.
-                let _ = file.sync_all();
-            }
-        });
+        let Some(file) = self.open_disk() else { return };
+        self.region.header(header::ATTACHED).add(1);
+        if self.region.header(header::SYNCED).load(WordOrdering::SeqCst) == 0 && file.sync_all().is_ok() {
+            self.region.header(header::SYNCED).store(1, WordOrdering::SeqCst);
+        }
+        // Where it fails the disk fails, and what it holds after a power loss fails its checksums.
     }
 
-    /// Writes a region on disk out; the last worker to leave marks it clean.
+    /// The last worker to leave a region on disk writes it out and marks it clean. Whoever comes meanwhile raises the mark, and
+    /// it stays.
     pub(crate) fn write_out(&self) {
-        self.with_disk(|file| {
-            if file.sync_all().is_err() {
-                return;
-            }
-            let in_use = (0..self.region.geometry.workers).any(|row| self.liveness.is_alive(row));
-            if !in_use {
-                self.region.header(header::ATTACHED).store(0, WordOrdering::SeqCst);
-                // Without it the mark is not on disk after a power loss, and the region starts empty: as it should.
-                let _ = file.sync_all();
-            }
-        });
+        let attached = self.region.header(header::ATTACHED).load(WordOrdering::SeqCst);
+        if self.is_in_use() {
+            return;
+        }
+        let Some(file) = self.open_disk() else { return };
+        // Before the mark goes, so that whoever comes after it syncs it again.
+        self.region.header(header::SYNCED).store(0, WordOrdering::SeqCst);
+        if file.sync_all().is_ok() && self.region.header(header::ATTACHED).replace(attached, 0).is_ok() {
+            // Without it the mark is not on disk after a power loss, and the region starts empty: as it should.
+            let _ = file.sync_all();
+        }
     }
 
-    /// Runs `work` with the file of a region on disk, if it still is the one, while nobody else does the same.
-    fn with_disk(&self, work: impl FnOnce(&File)) {
-        let (Some(path), Liveness::Locks(locks)) = (&self.disk, &self.liveness) else { return };
-        // A directory that has become unreadable: the region stays marked as in use, and starts empty after a reboot.
-        let _ = locks.while_creating(|| {
-            let file = File::options().read(true).write(true).open(path)?;
-            let found = file.metadata()?;
-            if self.file == Some((found.dev(), found.ino())) {
-                work(&file);
-            }
-            Ok(())
-        });
+    fn is_in_use(&self) -> bool {
+        (0..self.region.geometry.workers).any(|row| self.liveness.is_alive(row))
+    }
+
+    /// The file of a region on disk, if it still is the one.
+    fn open_disk(&self) -> Option<File> {
+        let file = File::options().read(true).write(true).open(self.disk.as_ref()?).ok()?;
+        let found = file.metadata().ok()?;
+        (self.file == Some((found.dev(), found.ino()))).then_some(file)
     }
 }

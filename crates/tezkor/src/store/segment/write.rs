@@ -26,6 +26,8 @@ pub(crate) const CHECKED: usize = 8;
 pub(crate) struct Terms<'t> {
     pub(crate) expires_ms: u64,
     pub(crate) now_ms: u64,
+    /// The Ledger's change counter before the birth was read.
+    pub(crate) change: u64,
     /// The Ledger's sequence before the load began; the present one for a plain set.
     pub(crate) birth: u64,
     pub(crate) cost_us: u32,
@@ -112,7 +114,6 @@ impl Region {
         pack_middle(&mut checked, key, &terms);
         let words = HEADER_WORDS + checked.len() - CHECKED + value_words;
         header.units = words.div_ceil(UNIT_WORDS);
-        let change = self.ledger().change();
         let reserved = if header.units <= self.geometry.segment_units() {
             self.append(worker, &mut header, checked, value, bytes, terms.now_ms)
         } else {
@@ -136,7 +137,8 @@ impl Region {
                     birth: terms.birth,
                     prefix_row: key.space.prefix_row,
                     expires_ms: terms.expires_ms.min(NEVER_MS),
-                    change,
+                    change: terms.change,
+                    count: if let Value::Count(count) = value { count } else { 0 },
                     dependencies: !terms.tag_hashes.is_empty(),
                 })
             }

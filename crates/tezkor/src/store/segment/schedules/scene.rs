@@ -102,6 +102,7 @@ impl Scene {
         Terms {
             expires_ms: LATER_MS,
             now_ms: NOW_MS,
+            change: self.ledger().change(),
             birth: self.ledger().sequence(),
             cost_us: 0,
             stale_until_ms: 0,
@@ -143,7 +144,7 @@ impl Scene {
             Read::Hit(_) => {
                 Some(buffer.bytes().chunks(8).map(|word| u64::from_le_bytes(word.try_into().expect("words"))).collect())
             }
-            Read::Corrupt => panic!("a read took what was changing under it for damaged"),
+            Read::Corrupt(..) => panic!("a read took what was changing under it for damaged"),
             _ => None,
         }
     }
@@ -166,12 +167,12 @@ impl Scene {
 
     pub(super) fn incr(&self, worker: &Worker, low: u64, delta: i64) -> Incr {
         let key_bytes = low.to_le_bytes();
-        self.add_to_count(worker, &key(low, &key_bytes), delta, NOW_MS, &mut Buffer::new())
+        self.add_to_count(Some(worker), &key(low, &key_bytes), delta, NOW_MS, &mut Buffer::new())
     }
 
     pub(super) fn touch(&self, worker: &Worker, low: u64, expires_ms: u64) -> bool {
         let key_bytes = low.to_le_bytes();
-        self.0.touch(worker, &key(low, &key_bytes), expires_ms, NOW_MS, &mut Buffer::new())
+        self.0.touch(Some(worker), &key(low, &key_bytes), expires_ms, NOW_MS, &mut Buffer::new())
     }
 
     /// As the store does it: the Ledger first.
@@ -195,7 +196,7 @@ impl Scene {
             }
             Read::Absent | Read::Invalidated => Seen::Nothing,
             Read::Expired => panic!("nothing expires in a model"),
-            Read::Corrupt => panic!("a read took what was changing under it for damaged"),
+            Read::Corrupt(..) => panic!("a read took what was changing under it for damaged"),
         }
     }
 
