@@ -6,7 +6,6 @@ use crate::clock::Clock;
 use crate::error::Error;
 use crate::store::segment::attach::Place;
 use crate::store::segment::layout::{DEFAULT_REGION_BYTES, LARGEST_REGION_BYTES, SMALLEST_REGION_BYTES};
-use crate::store::segment::os;
 
 /// Overrides the directory in which shared regions get their directory; tmpfs is expected there.
 pub const SHARED_DIRECTORY_VARIABLE: &str = "TEZKOR_SHARED_DIRECTORY";
@@ -162,14 +161,14 @@ impl Config {
                 let parent = std::env::var_os(SHARED_DIRECTORY_VARIABLE).map_or(SHARED_DIRECTORY.into(), PathBuf::from);
                 Place::File {
                     parent,
-                    directory: format!("tezkor-{}", os::user_id()),
+                    directory: None,
                     name: check_name(name.as_deref().unwrap_or(own))?.to_string(),
                     survives_boot: false,
                 }
             }
             Location::File { directory } => Place::File {
                 parent: directory.clone(),
-                directory: "tezkor".into(),
+                directory: Some("tezkor".into()),
                 name: "region".into(),
                 survives_boot: true,
             },

@@ -8,8 +8,13 @@ pub const LONGEST_KEY_BYTES: usize = 8 << 10;
 /// A location and prefix within a region: what a key is made in. Copies are free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
+    /// The region that the rows are of.
+    pub(crate) region_id: u64,
     /// Identifies the location; part of every key, so that locations never meet.
     pub(crate) location: u64,
+    /// The other half of the location's hash, and the prefix's.
+    pub(crate) location_high: u64,
+    pub(crate) prefix: [u64; 2],
     pub(crate) location_row: u16,
     pub(crate) prefix_row: u16,
 }

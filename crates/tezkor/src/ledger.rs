@@ -80,8 +80,8 @@ impl<'r> Ledger<'r> {
     }
 
     /// The row of a name; row 0, which all share, when the table is full.
-    pub(crate) fn row_of(&self, name: u128) -> u16 {
-        let (low, high) = ((name as u64).max(1), (name >> 64) as u64);
+    pub(crate) fn row_of(&self, name: [u64; 2]) -> u16 {
+        let (low, high) = (name[0].max(1), name[1]);
         let rows = self.geometry.rows - 1;
         let start = (high % rows as u64) as usize;
         for step in 0..rows {

@@ -10,7 +10,7 @@ use std::path::Path;
 use support::child::apart;
 use support::place::{Place, Shelf, is_stored};
 use support::system;
-use tezkor::{Config, Level};
+use tezkor::{Cache, Config, Level};
 
 const ASKED_BYTES: u64 = 8 << 20;
 
@@ -91,6 +91,75 @@ fn a_small_tmpfs_makes_a_smaller_region() {
     });
 }
 
+/// Less than was asked for is what there is, and it stays warm: no start makes it smaller.
+#[test]
+fn a_smaller_region_is_warm_after_all_have_restarted() {
+    on_tmpfs(5 << 20, |_, config| {
+        let mut region = 0;
+        for start in 0..4 {
+            apart(|| {
+                let mut shelf = Shelf::open(config);
+                let found = shelf.get(7);
+                assert_eq!(found.is_some(), start > 0, "start {start}");
+                if start == 0 {
+                    assert!(is_stored(shelf.set(7, 1, 100)));
+                } else {
+                    only_event(&shelf, "no room for more");
+                }
+            });
+            let mut shelf = Shelf::open(config);
+            assert!(region == 0 || region == shelf.cache.region_id());
+            region = shelf.cache.region_id();
+            shelf.cache.store().detach();
+            is_stored(shelf.set(8, 1, 10));
+            Cache::detach_all();
+        }
+    });
+}
+
+/// A smaller size in the settings, and a file system that has room for one of the two.
+#[test]
+fn a_region_of_another_size_gets_the_room_of_the_old_one() {
+    on_tmpfs(16 << 20, |directory, config| {
+        apart(|| {
+            let mut shelf = Shelf::open(config);
+            assert!((0..3_000).all(|key| is_stored(shelf.set(key, 1, 3_000))), "all of it is in use");
+        });
+        std::fs::write(directory.join("other"), vec![1; 5 << 20]).expect("there is room");
+        apart(|| {
+            let shelf = Shelf::open(&Config { size_bytes: Some(5 << 20), ..config.clone() });
+            assert_eq!(shelf.cache.stats().region_bytes, 5 << 20, "{:?}", shelf.cache.take_events());
+        });
+    });
+}
+
+/// Processes that write a little and end, one after the other: they go on where others left.
+#[test]
+fn processes_that_write_little_do_not_use_the_region_up() {
+    let place = Place::new("little");
+    for (config, orderly) in [(place.shared(8 << 20), true), (place.file(8 << 20), false)] {
+        apart(|| {
+            let mut shelf = Shelf::open(&config);
+            (0..1_000).for_each(|key| assert!(is_stored(shelf.set(key, 1, 1_000))));
+            Cache::detach_all();
+        });
+        for number in 0..600 {
+            apart(|| {
+                let mut shelf = Shelf::open(&config);
+                assert!(is_stored(shelf.set(5_000 + number % 5, number, 10)), "process {number}");
+                if orderly {
+                    Cache::detach_all();
+                }
+            });
+        }
+        apart(|| {
+            let mut shelf = Shelf::open(&config);
+            let left = (0..1_000).filter(|key| shelf.get(*key).is_some()).count();
+            assert_eq!(left, 1_000, "they pushed others out");
+        });
+    }
+}
+
 /// Somebody else fills the tmpfs after the region was made and before its segments were reserved.
 #[test]
 fn a_tmpfs_that_fills_up_makes_the_cache_smaller() {
@@ -108,13 +177,17 @@ fn a_tmpfs_that_fills_up_makes_the_cache_smaller() {
             assert!(taken_first == 0 || shelf.counter("sets") > 1_000, "what was reserved is used");
             let unavailable = shelf.cache.stats().segments_unavailable;
             assert!(unavailable > 0, "some of it could not be reserved");
-            // There is room again: a sweep finds it, a segment at a time.
+            std::thread::sleep(std::time::Duration::from_millis(600));
+            shelf.get(1);
+            let events = shelf.cache.take_events();
+            assert!(events.iter().any(|event| event.text.contains("file system is full")), "{events:?}");
+            // There is room again: a sweep finds it, and then all of it.
             std::fs::remove_file(directory.join("filler")).expect("it can be removed");
             std::thread::sleep(std::time::Duration::from_millis(2_600));
             for round in 0..500 {
                 shelf.set(round, round, 3_000);
             }
-            assert!(shelf.cache.stats().segments_unavailable < unavailable);
+            assert_eq!(shelf.cache.stats().segments_unavailable, 0);
             assert_eq!(shelf.cache.store().validate(), Vec::<String>::new());
         });
     }

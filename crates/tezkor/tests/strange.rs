@@ -386,3 +386,83 @@ fn workers_that_make_the_directory_together_meet() {
         }));
     }
 }
+
+/// A worker rests while the region's file is replaced, and comes back to a set or a delete: they act on the region that is there.
+#[test]
+fn the_first_operation_after_a_rest_acts_on_the_region_that_is_there() {
+    for deletes in [false, true] {
+        let place = used();
+        let config = place.shared(REGION_BYTES);
+        let board = Board::new(2);
+        let workers = start_all(2, |number| {
+            let mut shelf = Shelf::open(&config);
+            shelf.get(1);
+            board.add(0, 1);
+            if number == 1 {
+                board.wait_for(0, 3);
+                // Another region, in which somebody has set the key.
+                std::thread::sleep(Duration::from_millis(600));
+                shelf.get(1);
+                shelf.renew();
+                assert!(is_stored(shelf.set(1, 1, 100)));
+                board.add(0, 1);
+                board.wait_for(1, 1);
+                shelf.renew();
+            } else {
+                board.wait_for(0, 4);
+                std::thread::sleep(Duration::from_millis(600));
+                match deletes {
+                    true => assert!(shelf.delete(1), "what the other set is there"),
+                    false => assert!(is_stored(shelf.set(1, 2, 100))),
+                }
+                shelf.renew();
+                board.set(1, 1);
+            }
+            assert_eq!(shelf.get(1), if deletes { None } else { Some((2, 100)) }, "worker {number}");
+        });
+        board.wait_for(0, 2);
+        remove(&place.shared_file());
+        board.add(0, 1);
+        finish_all(workers);
+    }
+}
+
+/// A process opens the cache as root and goes on as another user, as servers do: it comes to the region of that user.
+#[test]
+fn a_process_that_changes_its_user_comes_to_the_region_of_that_user() {
+    if !system::is_root() {
+        println!("not run: only root can become another user");
+        return;
+    }
+    let place = Place::new("user");
+    let directory = place.disk().join("shared");
+    std::fs::create_dir(&directory).expect("it can be made");
+    std::fs::set_permissions(&directory, Permissions::from_mode(0o1777)).expect("its mode can be set");
+    std::fs::set_permissions(place.disk(), Permissions::from_mode(0o755)).expect("its mode can be set");
+    apart(|| {
+        Place::move_shared_to(&directory);
+        let config = place.shared(REGION_BYTES);
+        let mut shelf = Shelf::open(&config);
+        work(&mut shelf, 10);
+        let board = Board::new(1);
+        finish_all(start_all(2, |number| {
+            let mut shelf = Shelf::open(&config);
+            let region = shelf.cache.region_id();
+            system::stop_being_root();
+            let start = Instant::now();
+            while shelf.cache.region_id() == region || shelf.cache.store().kind() != "shared" {
+                assert!(start.elapsed() < Duration::from_secs(20), "{}", shelf.cache.store().kind());
+                shelf.get(1);
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            shelf.renew();
+            if number == 0 {
+                assert!(is_stored(shelf.set(77, 1, 100)));
+                board.set(0, 1);
+            }
+            board.wait_for(0, 1);
+            assert!(shelf.get(77).is_some(), "the workers of the user meet");
+        }));
+        assert!(shelf.get(77).is_none(), "root's region is another one");
+    });
+}

@@ -11,7 +11,14 @@ pub struct DummyStore;
 
 impl Store for DummyStore {
     fn space(&self, location: &[u8], _prefix: &[u8]) -> Space {
-        Space { location: name_hash(b'l', location) as u64, location_row: 0, prefix_row: 0 }
+        Space {
+            region_id: 0,
+            location: name_hash(b'l', location) as u64,
+            location_high: 0,
+            prefix: [0; 2],
+            location_row: 0,
+            prefix_row: 0,
+        }
     }
 
     fn key<'k>(&self, space: Space, bytes: &'k [u8]) -> Key<'k> {

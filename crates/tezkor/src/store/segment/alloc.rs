@@ -1,7 +1,10 @@
 //! Segments and the space in them: who may append where. Reserving space is one atomic add, taking a segment one swap.
 //! It never lets a segment be recycled under a writer that is still in it: writers under way are counted in the cursor.
 
+use std::sync::atomic::AtomicBool;
+
 use super::layout::{UNIT_WORDS, header, segment};
+use super::os;
 use super::record;
 use super::region::Region;
 use super::state::{self, NOBODY, Owner, Queue, State};
@@ -21,11 +24,18 @@ const NONE: u64 = u64::MAX;
 pub(crate) struct Worker {
     pub(crate) owner: Owner,
     open: [AtomicU64; 2],
+    /// Whether it goes on with a segment that somebody else left with room in it, before it takes one of its own.
+    joins: AtomicBool,
 }
 
 impl Worker {
     pub(crate) fn new(owner: Owner) -> Self {
-        Worker { owner, open: [AtomicU64::new(NONE), AtomicU64::new(NONE)] }
+        Worker { owner, open: [AtomicU64::new(NONE), AtomicU64::new(NONE)], joins: AtomicBool::new(false) }
+    }
+
+    /// A worker that first goes on where others left: processes that write little and end do not use up a segment each.
+    pub(crate) fn joining(owner: Owner) -> Self {
+        Worker { joins: AtomicBool::new(true), ..Worker::new(owner) }
     }
 
     pub(crate) fn row(&self) -> usize {
@@ -81,7 +91,7 @@ impl Region {
             }
             let fresh = match queue {
                 Queue::Main => self.claim_within_quarter(worker),
-                _ => self.take(worker, Queue::Small, now_ms),
+                _ => self.reopen(worker).or_else(|| self.take(worker, Queue::Small, now_ms)),
             }?;
             if open.compare_exchange(NONE, fresh as u64, Ordering::AcqRel, Ordering::Relaxed).is_err() {
                 // Another thread of this process was faster: one open segment is enough.
@@ -131,6 +141,23 @@ impl Region {
                 self.seal(index as usize, state::pack(State::Open, queue, worker.owner), queue);
             }
         }
+    }
+
+    /// A segment of the small queue that was sealed with a quarter of it or more free, open again.
+    fn reopen(&self, worker: &Worker) -> Option<usize> {
+        if !worker.joins.swap(false, Ordering::Relaxed) {
+            return None;
+        }
+        let tick_ms = os::boot_ms();
+        (0..self.geometry.segments).find(|index| {
+            let word = self.meta(*index, segment::STATE);
+            let found = word.load(Ordering::SeqCst);
+            state::state(found) == State::Sealed
+                && state::queue(found) == Queue::Small
+                && self.used_units(*index) * 4 <= self.geometry.segment_units() * 3
+                && self.may_evict(*index, tick_ms)
+                && word.replace(found, state::pack(State::Open, Queue::Small, worker.owner)).is_ok()
+        })
     }
 
     /// Gives back a segment that was opened and is not needed. Another thread of this process may know it as the open one of
@@ -225,8 +252,15 @@ impl Region {
                 }
                 let bytes = self.geometry.segment_words as u64 * 8;
                 let reserved = (self.reserve)(self.geometry.segment_at(index) as u64 * 8, bytes);
-                if !reserved || word.replace(unavailable, open).is_err() {
+                if !reserved {
+                    self.header(header::SHORTAGE).store(1, Ordering::Relaxed);
                     return false;
+                }
+                if word.replace(unavailable, open).is_err() {
+                    return false;
+                }
+                if self.header(header::SHORTAGE).load(Ordering::Relaxed) != 0 {
+                    self.end_shortage();
                 }
             }
             State::Chain if self.is_orphan(index) => {
@@ -244,6 +278,24 @@ impl Region {
         self.meta(index, segment::CURSOR).store((self.generation(index) & 0xffff) << TAG_AT, Ordering::SeqCst);
         self.meta(index, segment::RECORDS).store(0, Ordering::Relaxed);
         true
+    }
+
+    /// There is memory again: all segments for which there was none are tried once more when their turn comes.
+    #[cold]
+    fn end_shortage(&self) {
+        self.header(header::SHORTAGE).store(0, Ordering::Relaxed);
+        for index in 0..self.geometry.segments {
+            self.retry_memory(index);
+        }
+    }
+
+    /// Tries memory that was not there once more, when the segment's turn comes.
+    pub(crate) fn retry_memory(&self, index: usize) -> bool {
+        let word = self.meta(index, segment::STATE);
+        let found = word.load(Ordering::SeqCst);
+        // Whoever is reserving it at this moment finds it changed, and looks for another.
+        state::state(found) == State::Unavailable
+            && word.replace(found, state::pack(State::Untouched, Queue::Small, NOBODY)).is_ok()
     }
 
     /// Makes a segment that the caller is evicting free. Its generation is raised first: what was copied from it before is

@@ -34,8 +34,8 @@ pub(crate) enum Place {
     File {
         /// The directory that has to exist.
         parent: PathBuf,
-        /// The directory in it that is made with mode 0700 and checked.
-        directory: String,
+        /// The directory in it that is made with mode 0700 and checked; `None` for one that is named after the user.
+        directory: Option<String>,
         /// The name of the file, without extension.
         name: String,
         /// Whether it outlives the boot of the machine.
@@ -44,11 +44,12 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    /// The directory of the region's files; empty for private memory.
+    /// The directory of the region's files; empty for private memory. A process that changes its user changes the directory.
     pub(crate) fn directory(&self) -> PathBuf {
         match self {
             Place::Private => PathBuf::new(),
-            Place::File { parent, directory, .. } => parent.join(directory),
+            Place::File { parent, directory: Some(directory), .. } => parent.join(directory),
+            Place::File { parent, directory: None, .. } => parent.join(format!("tezkor-{}", os::user_id())),
         }
     }
 }
@@ -83,16 +84,15 @@ pub(crate) fn open_private_with(size_bytes: u64, clock: Clock, random: [u64; 3])
 /// The file of a region, attached to or made; waits this long for another process that is making it.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn open_file(
-    parent: &Path,
-    directory: &str,
+    place: &Place,
     name: &str,
     size_bytes: u64,
     clock: Clock,
     survives_boot: bool,
     wait: Duration,
 ) -> io::Result<Opened> {
-    let path = parent.join(directory);
-    let handle = open_directory(parent, &path)?;
+    let path = place.directory();
+    let handle = open_directory(path.parent().unwrap_or(&path), &path)?;
     remove_unused(&handle, &path, name);
     let lock_name = format!("{name}.lock");
     let rows = Geometry::of_size(size_bytes).workers;
@@ -115,11 +115,17 @@ pub(crate) fn open_file(
             None => create(&handle, &path, &file_name, &wanted, &mut notes)?,
         };
         if geometry.size_bytes != Geometry::of_size(size_bytes).size_bytes && notes.is_empty() {
+            let had_no_room = mapping[header::ASKED_BYTES].load(Ordering::Acquire) == size_bytes;
             notes.push(format!(
-                "{} has {} MiB, not the {} MiB asked for: the size changes when no process uses it any more",
+                "{} has {} MiB, not the {} MiB asked for: {}",
                 path.join(&file_name).display(),
                 geometry.size_bytes >> 20,
                 size_bytes >> 20,
+                if had_no_room {
+                    "its file system had no room for more; delete it to have it made anew"
+                } else {
+                    "the size changes when no process uses it any more"
+                },
             ));
         }
         let found = file.metadata()?;
@@ -221,7 +227,12 @@ fn attach(directory: &File, name: &str, wanted: &Wanted, locks: &LockFile) -> io
             // Segments in no known state are left alone for ever: of those there may be many.
             return Err(refused("its segment table is damaged".into()));
         }
-        if geometry.size_bytes != Geometry::of_size(wanted.size_bytes).size_bytes {
+        // One that got less than was asked for has the size that it can have: it is warm, and a new one would get no more.
+        let asked = match words[header::ASKED_BYTES].load(Ordering::Acquire) {
+            0 => geometry.size_bytes,
+            asked => asked,
+        };
+        if Geometry::of_size(asked).size_bytes != Geometry::of_size(wanted.size_bytes).size_bytes {
             return Err(refused("its size was changed in the settings".into()));
         }
         let another_boot = fixed(header::BOOT_ID) != boot_id();
@@ -245,7 +256,7 @@ fn create(
     wanted: &Wanted,
     notes: &mut Vec<String>,
 ) -> io::Result<(File, Geometry, Words)> {
-    let free = os::free_bytes(path)?;
+    let free = os::free_bytes(path)? + reclaimed_bytes(&path.join(name));
     let mut size_bytes = wanted.size_bytes;
     if free / LARGEST_SHARE < size_bytes {
         size_bytes = free / LARGEST_SHARE;
@@ -264,6 +275,10 @@ fn create(
         ));
     }
     remove_unfinished(directory, path, name)?;
+    if reclaimed_bytes(&path.join(name)) > 0 {
+        // Its room may be what the new one needs. Whoever still has it open comes to the new one.
+        os::remove_at(directory, name)?;
+    }
     let geometry = Geometry::of_size(size_bytes);
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let temporary = format!("{name}.new.{}.{}", std::process::id(), NUMBER.fetch_add(1, Std::Relaxed));
@@ -276,6 +291,14 @@ fn create(
         os::remove_at(directory, &temporary)?;
     }
     Ok((file, geometry, made?))
+}
+
+/// What the file system gets back when the old region goes: a file of ours alone.
+fn reclaimed_bytes(path: &Path) -> u64 {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if check_owned(&found, "").is_ok() => found.blocks() * 512,
+        _ => 0,
+    }
 }
 
 /// Removes what processes left that were killed while they made the region; the caller holds the creation lock.
@@ -295,6 +318,9 @@ fn fill(file: &File, geometry: &Geometry, wanted: &Wanted) -> io::Result<Words> 
     os::reserve(file, 0, geometry.segments_at as u64 * 8)?;
     let words = Words::new(Mapping::shared(file, geometry.size_bytes)?);
     write_header(&words, geometry, wanted.clock, [os::random()?, os::random()?, os::random()?])?;
+    if geometry.size_bytes != Geometry::of_size(wanted.size_bytes).size_bytes {
+        words[header::ASKED_BYTES].store(wanted.size_bytes, Ordering::SeqCst);
+    }
     Ok(words)
 }
 

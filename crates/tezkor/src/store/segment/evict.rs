@@ -99,7 +99,7 @@ impl Region {
     }
 
     /// Whether nobody is writing into a sealed segment, and its dead owner's rest is over.
-    fn may_evict(&self, index: usize, tick_ms: u64) -> bool {
+    pub(crate) fn may_evict(&self, index: usize, tick_ms: u64) -> bool {
         let rests_until_ms = self.meta(index, segment::RESTS_UNTIL_MS).load(Ordering::Relaxed);
         // A rest of an earlier boot is over.
         let rests = (tick_ms + 1..=tick_ms + REST_MS).contains(&rests_until_ms);

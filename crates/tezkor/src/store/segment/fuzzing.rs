@@ -43,7 +43,7 @@ impl SegmentStore {
     pub fn at_for_fuzzing(parent: &Path) -> SegmentStore {
         let place = Place::File {
             parent: parent.to_path_buf(),
-            directory: "tezkor".into(),
+            directory: Some("tezkor".into()),
             name: "fuzz".into(),
             survives_boot: false,
         };

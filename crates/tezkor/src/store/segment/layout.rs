@@ -39,6 +39,8 @@ pub(crate) mod header {
     pub(crate) const EPOCH: usize = 10;
     pub(crate) const CREATED_WALL_MS: usize = 11;
     pub(crate) const CHECKSUM: usize = 12;
+    /// The size that was asked for when there was room for less; 0: what it has.
+    pub(crate) const ASKED_BYTES: usize = 13;
     /// Words that the checksum covers.
     pub(crate) const FIXED: usize = 12;
 
@@ -56,6 +58,8 @@ pub(crate) mod header {
     pub(crate) const MAIN_ENTRIES: usize = 58;
     /// Where the search for a free segment begins.
     pub(crate) const FREE_HINT: usize = 64;
+    /// Whether the file system had no room for a segment lately.
+    pub(crate) const SHORTAGE: usize = 65;
     /// Workers that came to a region on disk since it was clean; zero after a clean detach.
     pub(crate) const ATTACHED: usize = 72;
     /// Whether `ATTACHED` is on the disk.
@@ -71,6 +75,8 @@ pub(crate) mod worker {
     pub(crate) const STARTED_MS: usize = 2;
     /// The number of entries that this row has written: the low part of an entry id.
     pub(crate) const ENTRIES: usize = 3;
+    /// The process id is one of this namespace.
+    pub(crate) const PID_NAMESPACE: usize = 4;
     /// The first counter.
     pub(crate) const COUNTERS: usize = 8;
     pub(crate) const COUNTERS_END: usize = WORDS;

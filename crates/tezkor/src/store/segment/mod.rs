@@ -81,7 +81,7 @@ pub struct SegmentStore {
     events: ArcSwap<Vec<Event>>,
     has_events: AtomicBool,
     /// When each kind of refusal was said last.
-    said_ms: [AtomicU64; 3],
+    said_ms: [AtomicU64; 4],
 }
 
 /// Why a write is refused.
@@ -90,6 +90,7 @@ enum Refusal {
     NoRow = 0,
     TooLarge = 1,
     NoRoom = 2,
+    NoMemory = 3,
 }
 
 /// A region and this process's part in it.
@@ -117,6 +118,38 @@ impl From<Opened> for Attached {
             sweep_at_ms: AtomicU64::new(0),
             refresh_at_ms: AtomicU64::new(0),
         }
+    }
+}
+
+impl Attached {
+    fn space_of(&self, location: [u64; 2], prefix: [u64; 2]) -> Space {
+        let ledger = self.region.ledger();
+        Space {
+            region_id: self.region.id,
+            location: location[0],
+            location_high: location[1],
+            prefix,
+            location_row: ledger.row_of(location),
+            prefix_row: ledger.row_of(prefix),
+        }
+    }
+
+    /// A space that was made for another region, made for this one.
+    #[inline]
+    fn renewed_space(&self, space: Space) -> Space {
+        if space.region_id == self.region.id {
+            return space;
+        }
+        self.space_of([space.location, space.location_high], space.prefix)
+    }
+
+    /// A key that was made for another region, which has been replaced since, made for this one; `None` when it is right.
+    #[inline]
+    fn renewed<'k>(&self, key: &Key<'k>) -> Option<Key<'k>> {
+        if key.space.region_id == self.region.id {
+            return None;
+        }
+        Some(Key::new(self.renewed_space(key.space), self.region.seed, key.bytes))
     }
 }
 
@@ -150,10 +183,10 @@ impl SegmentStore {
         wait: Duration,
         events: &mut Vec<Event>,
     ) -> io::Result<Opened> {
-        let Place::File { parent, directory, name, survives_boot } = place else {
+        let Place::File { name, survives_boot, .. } = place else {
             return attach::open_private(size_bytes, clock);
         };
-        let mut opened = attach::open_file(parent, directory, name, size_bytes, clock, *survives_boot, wait)?;
+        let mut opened = attach::open_file(place, name, size_bytes, clock, *survives_boot, wait)?;
         events.extend(opened.notes.drain(..).map(|text| Event::new(Level::Warning, text)));
         Ok(opened)
     }
@@ -204,6 +237,8 @@ impl SegmentStore {
     #[inline]
     pub fn read(&self, key: &Key<'_>, buffer: &mut Buffer) -> Option<Found> {
         let (attached, now_ms) = self.enter();
+        let renewed = attached.renewed(key);
+        let key = renewed.as_ref().unwrap_or(key);
         let region = &attached.region;
         let (result, counter) = match region.read(key, now_ms, buffer) {
             Read::Hit(found) => (Some(found), Counter::HitsRegion),
@@ -224,6 +259,8 @@ impl SegmentStore {
     #[inline]
     pub fn is_current(&self, key: &Key<'_>, stamp: &mut Stamp) -> bool {
         let (attached, now_ms) = self.enter();
+        let renewed = attached.renewed(key);
+        let key = renewed.as_ref().unwrap_or(key);
         let current = attached.region.is_current(key, stamp, now_ms);
         if current {
             attached.region.count(attached.row(), Counter::HitsDecoded, 1);
@@ -234,6 +271,8 @@ impl SegmentStore {
     /// Writes an entry under a condition.
     pub fn write(&self, key: &Key<'_>, value: Value<'_>, timeout: Timeout, when: When<'_>) -> Written {
         let (attached, now_ms) = self.enter();
+        let renewed = attached.renewed(key);
+        let key = renewed.as_ref().unwrap_or(key);
         let region = &attached.region;
         let expires_ms = match timeout {
             Timeout::Never => NEVER_MS,
@@ -338,6 +377,8 @@ impl SegmentStore {
     /// Removes an entry and invalidates the key for loads under way; whether there was one.
     pub fn remove(&self, key: &Key<'_>) -> bool {
         let (attached, now_ms) = self.enter();
+        let renewed = attached.renewed(key);
+        let key = renewed.as_ref().unwrap_or(key);
         let region = &attached.region;
         region.ledger().invalidate_key(key);
         let removed = region.remove(key, now_ms);
@@ -348,6 +389,8 @@ impl SegmentStore {
     /// Changes when an entry expires; whether there is one.
     pub fn touch(&self, key: &Key<'_>, timeout: Timeout) -> bool {
         let (attached, now_ms) = self.enter();
+        let renewed = attached.renewed(key);
+        let key = renewed.as_ref().unwrap_or(key);
         let region = &attached.region;
         let expires_ms = match timeout {
             Timeout::Never => NEVER_MS,
@@ -365,6 +408,8 @@ impl SegmentStore {
     /// Adds to a count.
     pub fn count(&self, key: &Key<'_>, delta: i64) -> Incr {
         let (attached, now_ms) = self.enter();
+        let renewed = attached.renewed(key);
+        let key = renewed.as_ref().unwrap_or(key);
         let life = attached.life();
         let worker = self.worker_of(life.as_deref(), &attached.region);
         attached.region.add_to_count(worker, key, delta, now_ms, &mut Buffer::new())
@@ -388,22 +433,24 @@ impl SegmentStore {
     /// Whether there is an entry that a read would return.
     pub fn has(&self, key: &Key<'_>) -> bool {
         let (attached, now_ms) = self.enter();
+        let renewed = attached.renewed(key);
+        let key = renewed.as_ref().unwrap_or(key);
         attached.region.find(key).is_some_and(|located| attached.region.is_live(key, &located, now_ms))
     }
 
     /// Empties the location of a space.
     pub fn clear(&self, space: Space) {
-        self.clear_row(space.location_row);
+        self.clear_row(space, |space| space.location_row);
     }
 
     /// Empties one prefix of a location.
     pub fn clear_prefix(&self, space: Space) {
-        self.clear_row(space.prefix_row);
+        self.clear_row(space, |space| space.prefix_row);
     }
 
-    fn clear_row(&self, row: u16) {
+    fn clear_row(&self, space: Space, row: impl Fn(Space) -> u16) {
         let (attached, _) = self.enter();
-        attached.region.ledger().clear_row(row);
+        attached.region.ledger().clear_row(row(attached.renewed_space(space)));
         attached.region.count(attached.row(), Counter::Clears, 1);
     }
 
@@ -412,12 +459,11 @@ impl SegmentStore {
         let attached = self.attached.load();
         let location_hash = name_hash(b'l', location);
         let named: Vec<u8> = [&location_hash.to_le_bytes()[..], prefix].concat();
-        let ledger = attached.region.ledger();
-        Space {
-            location: location_hash as u64,
-            location_row: ledger.row_of(location_hash),
-            prefix_row: ledger.row_of(name_hash(b'p', &named)),
-        }
+        let prefix_hash = name_hash(b'p', &named);
+        attached.space_of(
+            [location_hash as u64, (location_hash >> 64) as u64],
+            [prefix_hash as u64, (prefix_hash >> 64) as u64],
+        )
     }
 
     /// A key in a space.
@@ -477,6 +523,11 @@ impl SegmentStore {
             self.move_on();
         } else {
             attached.maintain(tick_ms);
+            if attached.region.header(layout::header::SHORTAGE).load(words::Ordering::Relaxed) != 0 {
+                self.say(Refusal::NoMemory, || {
+                    format!("{}: its file system is full: the cache is smaller than it may be", self.name())
+                });
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -58,6 +59,19 @@ pub(crate) fn boot_ms() -> u64 {
 pub(crate) fn user_id() -> u32 {
     // SAFETY: takes nothing and cannot fail.
     unsafe { libc::geteuid() }
+}
+
+/// Tells namespaces of process ids apart; 0 where that is not known.
+pub(crate) fn pid_namespace() -> u64 {
+    std::fs::metadata("/proc/self/ns/pid").map_or(0, |found| found.ino())
+}
+
+/// Whether a process of this namespace has this id, be it only for its parent to hear of its end.
+pub(crate) fn is_running(pid: u64) -> bool {
+    let Some(pid) = libc::pid_t::try_from(pid).ok().filter(|pid| *pid > 0) else { return true };
+    // SAFETY: takes numbers; signal 0 is sent to nobody.
+    let failed = unsafe { libc::kill(pid, 0) } == -1;
+    !failed || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }
 
 /// Takes the record lock on one byte of a file if no other process holds it. The lock belongs to the process and goes with it.

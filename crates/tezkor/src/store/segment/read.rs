@@ -321,3 +321,51 @@ pub(crate) enum Damage {
     /// It does not fit its checksum.
     Corrupt,
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::super::alloc::Worker;
+    use super::super::attach;
+    use super::super::state::Owner;
+    use super::super::write::Terms;
+    use super::*;
+    use crate::clock::Clock;
+    use crate::entry::{Value, When, Written};
+    use crate::key::Space;
+
+    /// The whole key decides, not its hash: two keys of the same 128 bits are two keys.
+    #[test]
+    fn keys_of_the_same_hash_are_told_apart() {
+        let region = attach::open_private(1 << 20, Clock::Boot).expect("private memory").region;
+        let worker = Worker::new(Owner { row: 0, incarnation: 1 });
+        let space = Space {
+            region_id: region.id,
+            location: 1,
+            location_high: 0,
+            prefix: [0; 2],
+            location_row: 0,
+            prefix_row: 0,
+        };
+        let key = |bytes| Key { bytes, space, low: 7, high: 7 };
+        let terms = Terms {
+            expires_ms: 60_000,
+            now_ms: 1,
+            change: 0,
+            birth: 0,
+            cost_us: 0,
+            stale_until_ms: 0,
+            tags: &[],
+            tag_hashes: &[],
+        };
+        let value = Value::Bytes { codec: 1, bytes: b"ada's" };
+        let written = region.write(&worker, &key(b":1:user:1"), value, terms, When::Always);
+        assert!(matches!(written, Written::Stored(_)));
+        let mut buffer = Buffer::new();
+        assert!(matches!(region.read(&key(b":1:user:1"), 2, &mut buffer), Read::Hit(_)));
+        for other in [&b":1:user:2"[..], b":1:user:11", b":1:user:", b""] {
+            assert!(matches!(region.read(&key(other), 2, &mut buffer), Read::Absent), "{other:?}");
+        }
+        let elsewhere = Key { space: Space { location: 2, ..space }, ..key(b":1:user:1") };
+        assert!(matches!(region.read(&elsewhere, 2, &mut buffer), Read::Absent), "another location");
+    }
+}

@@ -16,6 +16,7 @@ impl SegmentStore {
     /// Calls `each` with the full key of every live entry of a prefix, until it returns `false`.
     pub fn scan(&self, space: Space, each: &mut dyn FnMut(&[u8]) -> bool) {
         let (attached, now_ms) = self.enter();
+        let space = attached.renewed_space(space);
         let region = &attached.region;
         let mut going = true;
         self.each_record(&mut |header, key_bytes| {
@@ -62,6 +63,8 @@ impl SegmentStore {
     /// Where an entry is and where it comes from, or why it is not there, as far as the region still knows.
     pub fn explain(&self, key: &Key<'_>) -> Explanation {
         let (attached, now_ms) = self.enter();
+        let renewed = attached.renewed(key);
+        let key = renewed.as_ref().unwrap_or(key);
         let region = &attached.region;
         let mut explanation = Explanation { store: self.kind(), ..Explanation::default() };
         let Some(located) = region.find(key) else {

@@ -13,10 +13,10 @@ use super::Attached;
 use super::alloc::Worker;
 use super::counters::Counter;
 use super::evict::REST_MS;
-use super::layout::{header, segment, worker};
+use super::layout::{header, worker};
 use super::lock::Liveness;
 use super::os;
-use super::state::{self, Owner, State};
+use super::state::Owner;
 use super::words::Ordering as WordOrdering;
 
 const TAKEN: u64 = 1;
@@ -62,7 +62,7 @@ impl Attached {
             return self.life.load();
         };
         self.mark_in_use();
-        let life = Arc::new(Life { worker: Worker::new(owner), forks: os::forks() });
+        let life = Arc::new(Life { worker: Worker::joining(owner), forks: os::forks() });
         let before = self.life.compare_and_swap(&old, Some(life));
         let won = match (&*before, &*old) {
             (Some(before), Some(old)) => Arc::ptr_eq(before, old),
@@ -87,6 +87,7 @@ impl Attached {
         self.adopt(row, found & TAKEN != 0, now_ms);
         let owner = Owner { row: row as u16, incarnation: incarnation.wrapping_add(1) };
         words[worker::PID].store(u64::from(std::process::id()), WordOrdering::SeqCst);
+        words[worker::PID_NAMESPACE].store(os::pid_namespace(), WordOrdering::SeqCst);
         words[worker::STARTED_MS].store(now_ms, WordOrdering::SeqCst);
         words[worker::STATE].store(u64::from(owner.incarnation) << 32 | TAKEN, WordOrdering::SeqCst);
         Some(owner)
@@ -95,12 +96,20 @@ impl Attached {
     /// Takes over what earlier owners of a row, which is ours, left behind.
     fn adopt(&self, row: usize, died: bool, now_ms: u64) {
         let rests_until_ms = match self.liveness {
-            Liveness::Locks(_) => now_ms + REST_MS,
+            Liveness::Locks(_) if !self.is_gone(row) => now_ms + REST_MS,
             // After a fork the child alone has its copy of private memory.
-            Liveness::Private(_) => 0,
+            _ => 0,
         };
         self.region.adopt(row, rests_until_ms);
         self.region.count(row, Counter::DeadWorkers, u64::from(died));
+    }
+
+    /// Whether the process that had a row last has ended for certain, and not only lost its lock.
+    fn is_gone(&self, row: usize) -> bool {
+        let words = self.region.worker(row);
+        let pid = words[worker::PID].load(WordOrdering::SeqCst);
+        let namespace = words[worker::PID_NAMESPACE].load(WordOrdering::SeqCst);
+        namespace != 0 && namespace == os::pid_namespace() && !os::is_running(pid)
     }
 
     fn release_row(&self, owner: Owner) {
@@ -171,14 +180,8 @@ impl Attached {
                 self.release_row(owner);
             }
         }
-        let unavailable =
-            (0..self.region.geometry.segments).find(|index| self.region.state(*index) == State::Unavailable);
-        if let Some(index) = unavailable {
-            let word = self.region.meta(index, segment::STATE);
-            let found = word.load(WordOrdering::SeqCst);
-            // Whoever claims it next reserves it, or finds that there is still no room.
-            let _ = word.replace(found, state::pack(State::Untouched, state::Queue::Small, state::NOBODY));
-        }
+        // Whoever claims it next reserves it, or finds that there is still no room.
+        let _ = (0..self.region.geometry.segments).find(|index| self.region.retry_memory(*index));
     }
 
     /// A region on disk is marked as in use, on the disk too, before its first worker writes to it: after a power loss it is

@@ -606,6 +606,49 @@ fn segment_that_is_opened_again_is_not_written_twice() {
     });
 }
 
+/// A worker goes on with a segment that another left with room in it, while a third evicts it.
+#[test]
+fn segment_that_was_left_is_gone_on_with_or_evicted_and_not_both() {
+    explore(|| {
+        let scene = Scene::new(2, 4, Explore::Index);
+        sealed(&scene, |writer| {
+            scene.set(writer, A, 1);
+        });
+        let evictor = thread::spawn({
+            let scene = scene.clone();
+            move || {
+                scene.evict(&scene.worker(1));
+            }
+        });
+        let joining = scene.joining(2);
+        scene.set(&joining, B, 2);
+        assert_eq!(scene.read(B), Seen::Value(2));
+        evictor.join().expect("the evictor");
+        assert_eq!(scene.read(B), Seen::Value(2));
+        scene.check();
+    });
+}
+
+#[test]
+fn segment_that_was_left_is_gone_on_with_by_one() {
+    explore(|| {
+        let scene = Scene::new(3, 4, Explore::Ends);
+        sealed(&scene, |writer| {
+            scene.set(writer, A, 1);
+        });
+        let other = thread::spawn({
+            let scene = scene.clone();
+            move || {
+                scene.set(&scene.joining(1), B, 2);
+            }
+        });
+        scene.set(&scene.joining(2), C, 3);
+        other.join().expect("the other");
+        assert_eq!([A, B, C].map(|key| scene.read(key)), [1, 2, 3].map(Seen::Value));
+        scene.check();
+    });
+}
+
 #[test]
 fn large_value_is_read_whole_or_not_at_all() {
     explore(|| {

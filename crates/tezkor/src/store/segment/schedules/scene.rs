@@ -23,7 +23,8 @@ pub(super) const RECORD_WORDS: usize = 14;
 pub(super) const VALUE_WORD: usize = 12;
 pub(super) const NOW_MS: u64 = 1_000;
 const LATER_MS: u64 = 60_000;
-const SPACE: Space = Space { location: 7, location_row: 0, prefix_row: 0 };
+const SPACE: Space =
+    Space { region_id: 0, location: 7, location_high: 0, prefix: [0; 2], location_row: 0, prefix_row: 0 };
 
 /// Keys of one bucket; the last has the fingerprint of the first.
 pub(super) const A: u64 = 0x1111;
@@ -96,6 +97,11 @@ impl Scene {
     /// The worker of a row; threads that share one are threads of one process.
     pub(super) fn worker(&self, row: u16) -> Worker {
         Worker::new(owner(row))
+    }
+
+    /// A worker that first goes on where another left.
+    pub(super) fn joining(&self, row: u16) -> Worker {
+        Worker::joining(owner(row))
     }
 
     fn terms(&self) -> Terms<'static> {
