@@ -453,6 +453,32 @@ def test_clear_through_an_alias_without_max_entries_frees_the_place_of_one_that_
     assert len(limited.get_many([f"b{number}" for number in range(30)])) == 30
 
 
+def test_a_negative_limit_is_none_left(tezkor_cache):
+    """Django's own takes it, and culls at each write."""
+    cache = LocMemCache("negative", {"max_entries": -5})
+    cache.set("a", 1)
+    cache.set("b", 2)
+    assert cache.get("b") == 2
+
+
+def test_keys_of_any_length_are_told_apart(cache):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CacheKeyWarning)
+        keys = ["k" * 9000 + end for end in ("", "1", "2")] + [
+            "\u00e9" * length for length in range(4050, 4105)
+        ]
+        cache.set_many({key: number for number, key in enumerate(keys)}, 60)
+        assert cache.get_many(keys) == {key: number for number, key in enumerate(keys)}
+        assert cache.incr(keys[0], 5) == 5
+        assert cache.delete(keys[1])
+        assert cache.get(keys[1]) is None
+        assert len(cache.keys()) == len(keys) - 1
+        with pytest.raises(ValueError, match="Key ':1:kkk"):
+            cache.incr("k" * 20_000)
+        with pytest.raises(ValueError, match="Key ':1:\ud800' not found"):
+            cache.incr("\ud800")
+
+
 def test_locmem_locations_are_names_of_any_kind(tezkor_cache):
     for name in ("", "unique-snowflake", "with space/and?size=1MiB", "ö"):
         LocMemCache(name, {}).set("a", name)

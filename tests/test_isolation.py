@@ -6,6 +6,9 @@ import textwrap
 
 import pytest
 
+from tezkor import isolation
+from tezkor.backends import TezkorCache
+
 SET = "from django.core.cache import cache; cache.set('a', 'shared')"
 GET = "from django.core.cache import cache; print(cache.get('a'), cache.location)"
 SHARED = "{'default': {'BACKEND': 'tezkor.backends.TezkorCache', 'OPTIONS': {'TEST': {'SHARED': True}}}}"
@@ -324,3 +327,18 @@ def test_a_shared_directory_that_cannot_be_used_makes_a_private_cache_and_one_wa
         TEZKOR_SHARED_DIRECTORY=str(blocked / "shm"),
     )
     assert len(output.splitlines()) == 1, output
+
+
+def test_the_region_is_the_users_own(monkeypatch):
+    mine = isolation.own_region()
+    assert isolation.own_region() == mine
+    monkeypatch.setattr(isolation.os, "getuid", lambda: 12345)
+    assert isolation.own_region() != mine
+
+
+def test_an_instance_made_under_a_test_runner_says_nothing_of_one_made_without(monkeypatch, tmp_path):
+    monkeypatch.setenv("TEZKOR_SHARED_DIRECTORY", str(tmp_path))
+    params = {"OPTIONS": {"SIZE": "1MiB"}}
+    assert TezkorCache("shared://runner", params).location.startswith("memory://")
+    monkeypatch.setattr(isolation, "under_test_runner", lambda: False)
+    assert TezkorCache("shared://runner", params).location == "shared://runner"

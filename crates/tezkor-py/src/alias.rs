@@ -373,7 +373,10 @@ impl Alias {
     fn missing(&self, py: Python<'_>, key: &Key<'_>) -> PyErr {
         self.forget(key);
         match key_text(py, key.bytes()) {
-            Ok(text) => PyValueError::new_err(format!("Key '{}' not found", text.to_string_lossy())),
+            Ok(text) => match intern!(py, "Key '%s' not found").rem(text) {
+                Ok(text) => PyValueError::new_err(text.unbind()),
+                Err(error) => error,
+            },
             Err(error) => error,
         }
     }

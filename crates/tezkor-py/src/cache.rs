@@ -218,18 +218,21 @@ impl Cache {
     }
 
     /// Adds to a number and returns the sum; its timeout stays as it is.
-    #[pyo3(signature = (key, delta = None, version = None, /), text_signature = "($self, key, delta=1, version=None, /)")]
+    #[pyo3(signature = (key, delta = Given::No, version = None, /), text_signature = "($self, key, delta=1, version=None, /)")]
     fn incr<'py>(
         &self,
         py: Python<'py>,
         key: Object<'py>,
-        delta: Option<Object<'py>>,
+        delta: Given<'py>,
         version: Option<Object<'py>>,
     ) -> PyResult<Object<'py>> {
         let mut taken = scratch::take();
         self.alias.compose(&key, version.as_ref(), &mut taken.key)?;
         let key = self.alias.key(self.alias.space(), &taken.key)?;
-        let delta = delta.unwrap_or(1_i64.into_pyobject(py)?.into_any());
+        let delta = match delta {
+            Given::No => 1_i64.into_pyobject(py)?.into_any(),
+            Given::Yes(delta) => delta,
+        };
         self.alias.add_to(&key, &delta)
     }
 

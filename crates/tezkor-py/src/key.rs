@@ -4,6 +4,7 @@
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
+use tezkor::LONGEST_KEY_BYTES;
 
 use crate::codec::surrogates;
 use crate::types::small_int;
@@ -78,15 +79,15 @@ impl KeyRule {
             }
         }
         let suspicious = full.iter().fold(full.len() > LENGTH_MAX, |found, byte| found | (*byte < 33) | (*byte == 127));
-        if suspicious { self.validate(key.py(), full) } else { Ok(()) }
+        if suspicious { self.check(key.py(), full) } else { Ok(()) }
     }
 
     #[cold]
-    fn validate(&self, py: Python<'_>, full: &[u8]) -> PyResult<()> {
+    fn check(&self, py: Python<'_>, full: &mut Vec<u8>) -> PyResult<()> {
         if let Some(validate) = &self.validate {
             validate.bind(py).call1((key_text(py, full)?,))?;
         }
-        Ok(())
+        if full.len() > LONGEST_KEY_BYTES { shorten(py, full) } else { Ok(()) }
     }
 
     fn push_head(&self, version: Option<&Bound<'_, PyAny>>, full: &mut Vec<u8>) -> PyResult<()> {
@@ -101,6 +102,21 @@ impl KeyRule {
         }
         Ok(())
     }
+}
+
+/// Keys longer than the engine takes keep their beginning; a digest stands for the whole.
+fn shorten(py: Python<'_>, full: &mut Vec<u8>) -> PyResult<()> {
+    let digest = py.import("hashlib")?.call_method1("sha256", (PyBytes::new(py, full),))?.call_method0("hexdigest")?;
+    let digest: String = digest.extract()?;
+    let mut length = LONGEST_KEY_BYTES - digest.len() - 1;
+    // Not within a letter.
+    while full[length] & 0xC0 == 0x80 {
+        length -= 1;
+    }
+    full.truncate(length);
+    full.push(b'#');
+    full.extend_from_slice(digest.as_bytes());
+    Ok(())
 }
 
 /// Appends an object as `%s` formats it.

@@ -158,7 +158,16 @@ impl Config {
             Location::Memory { .. } => Place::Private,
             Location::Shared { name } => {
                 let own = self.region.as_deref().unwrap_or(UNNAMED_REGION);
-                let parent = std::env::var_os(SHARED_DIRECTORY_VARIABLE).map_or(SHARED_DIRECTORY.into(), PathBuf::from);
+                let parent = std::env::var_os(SHARED_DIRECTORY_VARIABLE)
+                    .filter(|directory| !directory.is_empty())
+                    .map_or(SHARED_DIRECTORY.into(), PathBuf::from);
+                if !parent.is_absolute() {
+                    return Err(Error::setting(format!(
+                        "{SHARED_DIRECTORY_VARIABLE}={}: processes that start elsewhere would use another one; set an \
+                         absolute directory",
+                        parent.display()
+                    )));
+                }
                 Place::File {
                     parent,
                     directory: None,

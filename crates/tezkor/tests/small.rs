@@ -133,6 +133,27 @@ fn a_region_of_another_size_gets_the_room_of_the_old_one() {
     });
 }
 
+/// A process without descriptors cannot reserve memory. That is its own trouble: others have all of the region.
+#[test]
+fn a_process_without_descriptors_takes_no_memory_from_others() {
+    let place = Place::new("descriptors");
+    let config = place.shared(16 << 20);
+    apart(|| {
+        let mut shelf = Shelf::open(&config);
+        assert!(is_stored(shelf.set(1, 1, 100)));
+        system::allow_no_more_descriptors();
+        (0..2_000).for_each(|key| {
+            shelf.set(key, 1, 3_000);
+        });
+        assert_eq!(shelf.cache.stats().segments_unavailable, 0);
+    });
+    apart(|| {
+        let mut shelf = Shelf::open(&config);
+        assert!((0..2_000).all(|key| is_stored(shelf.set(key, 1, 3_000))));
+        assert!((0..2_000).all(|key| shelf.get(key).is_some()));
+    });
+}
+
 /// Processes that write a little and end, one after the other: they go on where others left.
 #[test]
 fn processes_that_write_little_do_not_use_the_region_up() {

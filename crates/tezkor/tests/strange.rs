@@ -466,3 +466,39 @@ fn a_process_that_changes_its_user_comes_to_the_region_of_that_user() {
         assert!(shelf.get(77).is_none(), "root's region is another one");
     });
 }
+
+/// Files that others may open are not trusted.
+#[test]
+fn files_that_are_open_to_others_are_refused() {
+    let place = used();
+    std::fs::set_permissions(place.shared_file(), Permissions::from_mode(0o644)).expect("its mode can be set");
+    comes_to(&place, "shared", "mode 644");
+    let place = used();
+    std::fs::set_permissions(place.shared_lock_file(), Permissions::from_mode(0o606)).expect("its mode can be set");
+    comes_to(&place, MEMORY, "mode 606");
+}
+
+/// Regions that no worker has used for a week go when another one is opened; those in use stay, however old.
+#[test]
+fn regions_that_nobody_uses_go_after_a_week() {
+    let (old, used_on, fresh) = (used(), used(), used());
+    let week = Duration::from_secs(8 * 24 * 3600);
+    let board = Board::new(2);
+    let workers = start_all(1, |_| {
+        let mut shelf = Shelf::open(&used_on.shared(REGION_BYTES));
+        work(&mut shelf, 1);
+        board.set(0, 1);
+        board.wait_for(1, 1);
+    });
+    board.wait_for(0, 1);
+    for place in [&old, &used_on] {
+        let lock = File::options().write(true).open(place.shared_lock_file()).expect("it is there");
+        lock.set_modified(std::time::SystemTime::now() - week).expect("its age can be set");
+    }
+    apart(|| drop(Shelf::open(&Place::new("another").shared(REGION_BYTES))));
+    assert!(!old.shared_file().exists() && !old.shared_lock_file().exists());
+    assert!(used_on.shared_file().exists() && used_on.shared_lock_file().exists());
+    assert!(fresh.shared_file().exists());
+    board.set(1, 1);
+    finish_all(workers);
+}

@@ -53,6 +53,13 @@ fn own_mounts() -> io::Result<()> {
     if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Lets this process open no further descriptor.
+pub fn allow_no_more_descriptors() {
+    let limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a limit that lives through the call.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+}
+
 /// Takes the record lock on one byte of a file, until this process ends.
 pub fn lock_byte(file: &File, byte: i64) {
     let request = libc::flock {

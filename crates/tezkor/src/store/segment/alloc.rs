@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use super::layout::{UNIT_WORDS, header, segment};
 use super::os;
 use super::record;
-use super::region::Region;
+use super::region::{Region, Room};
 use super::state::{self, NOBODY, Owner, Queue, State};
 use super::words::{AtomicU64, Ordering, Word, fence};
 
@@ -19,6 +19,14 @@ const SPARE_SEGMENTS: usize = 1;
 /// Evictions that one writer does for one segment before it gives up.
 const MOST_EVICTIONS: usize = 64;
 const NONE: u64 = u64::MAX;
+
+/// What came of an attempt at one segment.
+#[derive(PartialEq, Eq)]
+enum Claim {
+    Claimed,
+    Taken,
+    NoMemory,
+}
 
 /// A worker: a process that writes, in one of its lives. Its threads share its open segments.
 pub(crate) struct Worker {
@@ -179,11 +187,13 @@ impl Region {
     /// A free segment, after evicting as needed; leaves one for survivors. One of a large queue is nobody's to append to.
     pub(crate) fn take(&self, worker: &Worker, queue: Queue, now_ms: u64) -> Option<usize> {
         for _ in 0..MOST_EVICTIONS {
-            if self.has_free(SPARE_SEGMENTS + 1) {
-                if let Some(index) = self.claim(worker, queue) {
-                    return Some(index);
-                }
-            } else if !self.evict(worker, now_ms) {
+            if self.has_free(SPARE_SEGMENTS + 1)
+                && let Some(index) = self.claim(worker, queue)
+            {
+                return Some(index);
+            }
+            // What seems free may have no memory.
+            if !self.evict(worker, now_ms) {
                 break;
             }
         }
@@ -225,39 +235,55 @@ impl Region {
         let hint = self.header(header::FREE_HINT);
         let start = hint.load(Ordering::Relaxed) as usize % self.geometry.segments;
         let (before, after) = (0..start, start..self.geometry.segments);
+        let mut has_memory = true;
         for index in after.chain(before) {
-            if self.claim_one(worker, queue, index) {
-                hint.store((index as u64 + 1) % self.geometry.segments as u64, Ordering::Relaxed);
-                return Some(index);
+            if !has_memory && self.state(index) == State::Untouched {
+                // There was none for another a moment ago.
+                continue;
+            }
+            match self.claim_one(worker, queue, index) {
+                Claim::Claimed => {
+                    hint.store((index as u64 + 1) % self.geometry.segments as u64, Ordering::Relaxed);
+                    return Some(index);
+                }
+                Claim::NoMemory => has_memory = false,
+                Claim::Taken => {}
             }
         }
         None
     }
 
-    fn claim_one(&self, worker: &Worker, queue: Queue, index: usize) -> bool {
+    fn claim_one(&self, worker: &Worker, queue: Queue, index: usize) -> Claim {
         let word = self.meta(index, segment::STATE);
         let found = word.load(Ordering::SeqCst);
         let open = state::pack(State::Open, queue, worker.owner);
         match state::state(found) {
             State::Free => {
                 if word.replace(found, open).is_err() {
-                    return false;
+                    return Claim::Taken;
                 }
             }
             State::Untouched => {
                 // Whoever dies before the memory is reserved leaves a segment that a sweep makes untouched again.
                 let unavailable = state::pack(State::Unavailable, Queue::Small, worker.owner);
                 if word.replace(found, unavailable).is_err() {
-                    return false;
+                    return Claim::Taken;
                 }
                 let bytes = self.geometry.segment_words as u64 * 8;
-                let reserved = (self.reserve)(self.geometry.segment_at(index) as u64 * 8, bytes);
-                if !reserved {
-                    self.header(header::SHORTAGE).store(1, Ordering::Relaxed);
-                    return false;
+                match (self.reserve)(self.geometry.segment_at(index) as u64 * 8, bytes) {
+                    Room::Reserved => {}
+                    Room::Full => {
+                        self.header(header::SHORTAGE).store(1, Ordering::Relaxed);
+                        return Claim::NoMemory;
+                    }
+                    Room::Unknown => {
+                        // Others may have more luck with it.
+                        let _ = word.replace(unavailable, found);
+                        return Claim::NoMemory;
+                    }
                 }
                 if word.replace(unavailable, open).is_err() {
-                    return false;
+                    return Claim::Taken;
                 }
                 if self.header(header::SHORTAGE).load(Ordering::Relaxed) != 0 {
                     self.end_shortage();
@@ -266,18 +292,18 @@ impl Region {
             State::Chain if self.is_orphan(index) => {
                 let evicting = state::pack(State::Evicting, Queue::Small, worker.owner);
                 if word.replace(found, evicting).is_err() {
-                    return false;
+                    return Claim::Taken;
                 }
                 self.recycle(index);
                 if word.replace(state::pack(State::Free, Queue::Small, NOBODY), open).is_err() {
-                    return false;
+                    return Claim::Taken;
                 }
             }
-            _ => return false,
+            _ => return Claim::Taken,
         }
         self.meta(index, segment::CURSOR).store((self.generation(index) & 0xffff) << TAG_AT, Ordering::SeqCst);
         self.meta(index, segment::RECORDS).store(0, Ordering::Relaxed);
-        true
+        Claim::Claimed
     }
 
     /// There is memory again: all segments for which there was none are tried once more when their turn comes.
@@ -350,5 +376,22 @@ impl Region {
     pub(crate) fn used_units(&self, index: usize) -> usize {
         let units = (self.meta(index, segment::CURSOR).load(Ordering::SeqCst) & UNITS) as usize;
         units.min(self.geometry.segment_units())
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::super::attach;
+    use super::*;
+    use crate::clock::Clock;
+
+    #[test]
+    fn open_segments_of_survivors_stay_within_a_quarter_of_the_region() {
+        let region = attach::open_private(2 << 20, Clock::Boot).expect("private memory").region;
+        let workers: Vec<Worker> =
+            (0..region.geometry.segments as u16).map(|row| Worker::new(Owner { row, incarnation: 1 })).collect();
+        let opened = workers.iter().filter(|worker| region.reserve(worker, Queue::Main, 1, 0).is_some()).count();
+        assert_eq!(opened, region.geometry.most_open());
+        assert!(opened <= region.geometry.segments / 4);
     }
 }

@@ -14,7 +14,7 @@ use super::layout::{Geometry, MAGIC, MOST_WORKERS, SMALLEST_REGION_BYTES, header
 use super::lock::{Held, Liveness, LockFile};
 use super::map::Mapping;
 use super::os;
-use super::region::{Region, Reserve};
+use super::region::{Region, Reserve, Room};
 use super::state;
 use super::words::{Ordering, Words};
 use crate::clock::{Clock, wall_ms};
@@ -77,7 +77,7 @@ pub(crate) fn open_private_with(size_bytes: u64, clock: Clock, random: [u64; 3])
     let words = Words::new(Mapping::private(geometry.size_bytes)?);
     write_header(&words, &geometry, clock, random)?;
     let liveness = Liveness::Private(Held::new(geometry.workers));
-    let region = Region::new(words, geometry, Box::new(|_, _| true));
+    let region = Region::new(words, geometry, Box::new(|_, _| Room::Reserved));
     Ok(Opened { region, liveness, file: None, disk: None, notes: Vec::new() })
 }
 
@@ -353,9 +353,18 @@ fn header_checksum(words: &Words) -> u64 {
 fn reserve_in(path: PathBuf, device: u64, inode: u64) -> Reserve {
     Box::new(move |from, length| {
         let flags = libc::O_NOFOLLOW | libc::O_CLOEXEC;
-        let Ok(file) = File::options().read(true).write(true).custom_flags(flags).open(&path) else { return false };
-        let same = file.metadata().is_ok_and(|found| (found.dev(), found.ino()) == (device, inode));
-        same && os::reserve(&file, from, length).is_ok()
+        let Ok(file) = File::options().read(true).write(true).custom_flags(flags).open(&path) else {
+            return Room::Unknown;
+        };
+        if !file.metadata().is_ok_and(|found| (found.dev(), found.ino()) == (device, inode)) {
+            return Room::Unknown;
+        }
+        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+        match os::reserve(&file, from, length) {
+            Ok(()) => Room::Reserved,
+            Err(error) if full.contains(&error.kind()) => Room::Full,
+            Err(_) => Room::Unknown,
+        }
     })
 }
 

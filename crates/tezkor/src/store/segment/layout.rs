@@ -234,4 +234,14 @@ mod tests {
         }
         assert_eq!(Geometry::of_size(8 << 20).workers, 64);
     }
+
+    #[test]
+    fn the_largest_value_is_a_quarter_of_the_region_and_at_most_64_mebibytes() {
+        for size in [1 << 20, 8 << 20, 128 << 20, 256 << 20] {
+            let largest = Geometry::of_size(size).largest_value() as u64;
+            assert!((size / 5..=size / 4).contains(&largest), "{size}: {largest}");
+        }
+        assert_eq!(Geometry::of_size(1 << 30).largest_value(), 64 << 20);
+        assert_eq!(Geometry::of_size(128 << 30).largest_value(), 64 << 20);
+    }
 }

@@ -6,7 +6,17 @@ use super::words::{Ordering, Word, Words};
 use crate::ledger::Ledger;
 
 /// Reserves memory for a segment before it is first touched.
-pub(crate) type Reserve = Box<dyn Fn(u64, u64) -> bool + Send + Sync>;
+pub(crate) type Reserve = Box<dyn Fn(u64, u64) -> Room + Send + Sync>;
+
+/// What came of reserving memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    Reserved,
+    /// The file system is full, for everybody.
+    Full,
+    /// This process could not ask: it is out of descriptors, say.
+    Unknown,
+}
 
 /// A mapped region.
 pub(crate) struct Region {
@@ -17,7 +27,7 @@ pub(crate) struct Region {
     /// The seed of the key hash.
     pub(crate) seed: u64,
     pub(crate) epoch: u32,
-    /// Called with offset and length in bytes; `false` when there is no room.
+    /// Called with offset and length in bytes; what came of it.
     pub(crate) reserve: Reserve,
 }
 

@@ -11,7 +11,7 @@ use crate::store::segment::index::Occupied;
 use crate::store::segment::layout::{Geometry, segment};
 use crate::store::segment::read::{Located, Read};
 use crate::store::segment::record::{Header, Kind};
-use crate::store::segment::region::Region;
+use crate::store::segment::region::{Region, Room};
 use crate::store::segment::slot;
 use crate::store::segment::state::{self, Owner, State};
 use crate::store::segment::words::{Buffer, Ordering, Part, Words};
@@ -91,7 +91,7 @@ impl Scene {
             if explored { Part::Explored } else { Part::Plain }
         };
         let words = Words::zeroed((geometry.size_bytes / 8) as usize, part);
-        Scene(Arc::new(Region::new(words, geometry, Box::new(|_, _| true))))
+        Scene(Arc::new(Region::new(words, geometry, Box::new(|_, _| Room::Reserved))))
     }
 
     /// The worker of a row; threads that share one are threads of one process.
