@@ -153,6 +153,7 @@ fn a_fork_amid_an_opening_hangs_nobody() {
                 std::thread::sleep(Duration::from_millis(300));
                 let child = Child::start(|| {
                     let mut shelf = Shelf::open(&config);
+                    assert!(["shared", "file"].contains(&shelf.cache.store().kind()), "it has come to the region");
                     assert!(is_stored(shelf.set(1, 1, 100)));
                     assert_eq!(shelf.get(1), Some((1, 100)));
                 });
