@@ -525,3 +525,59 @@ def test_decoded_values_stay_within_their_bytes():
         store.get(f"k{number // 2}")
     stats = store.stats()
     assert 500_000 < stats["decoded_bytes"] <= 1 << 20
+
+
+# -------------------------------------------------------------------------------------------------------- compression
+
+
+def lz4(payload):
+    """A block of literals alone, as the format's description has it."""
+    extra, rest = divmod(len(payload) - 15, 255)
+    return b"\xf0" + b"\xff" * extra + bytes([rest]) + payload
+
+
+def zstd(payload):
+    """A frame with its size in one segment, and one raw block."""
+    header = b"\x28\xb5\x2f\xfd" + b"\x60" + (len(payload) - 256).to_bytes(2, "little")
+    return header + (len(payload) << 3 | 1).to_bytes(3, "little") + payload
+
+
+@pytest.mark.parametrize(("flag", "pack"), [(64, lz4), (128, zstd)], ids=["lz4", "zstd"])
+def test_compressed_bytes_that_are_cut_or_claim_another_size_are_unreadable(flag, pack):
+    value = "<li>Solaris (1972)</li>" * 20
+    plain = _native.encode(value)
+    payload = plain[1:]
+
+    def packed(claim, body):
+        return bytes([plain[0] | flag]) + claim.to_bytes(4, "little") + body
+
+    body = pack(payload)
+    assert _native.decode(packed(len(payload), body)) == value
+    for claim in (0, 1, len(payload) - 1, len(payload) + 1, 100_000, 1 << 30, (1 << 32) - 1):
+        with pytest.raises(ValueError, match="not a value"):
+            _native.decode(packed(claim, body))
+    for end in range(len(body)):
+        with pytest.raises(ValueError, match="not a value"):
+            _native.decode(packed(len(payload), body[:end]))
+
+
+class Season(dt.tzinfo):
+    """A zone that its owner may change."""
+
+    hours = 1
+
+    def utcoffset(self, when):
+        return dt.timedelta(hours=self.hours)
+
+    def dst(self, when):
+        return None
+
+
+def test_a_zone_that_may_change_is_not_shared():
+    store = _native.Cache("memory://zones")
+    store.set("when", dt.datetime(2024, 1, 1, tzinfo=Season()))
+    one, other = store.get("when"), store.get("when")
+    assert one == other
+    assert one.tzinfo is not other.tzinfo
+    one.tzinfo.hours = 5
+    assert store.get("when").tzinfo.hours == 1

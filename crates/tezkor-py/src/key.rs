@@ -170,15 +170,3 @@ pub fn key_text<'py>(py: Python<'py>, full: &[u8]) -> PyResult<Bound<'py, PyStri
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_written_as_python_writes_them() {
-        for number in [0, 1, -1, 10, i64::MAX, i64::MIN] {
-            assert_eq!(decimal(number, &mut [0; 20]), number.to_string().as_bytes());
-        }
-    }
-}

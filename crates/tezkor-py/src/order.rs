@@ -71,25 +71,3 @@ impl Order {
         self.by_use.clear();
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_third_leaves_the_longest_unused_first() {
-        let mut order = Order::default();
-        for key in [&b"a"[..], b"b", b"c", b"d", b"e", b"f"] {
-            order.note(key);
-        }
-        order.note(b"a");
-        assert_eq!(order.cull(7, 3), Some(vec![]));
-        let leaving: Vec<_> = order.cull(6, 3).expect("not all").iter().map(|key| key.to_vec()).collect();
-        assert_eq!(leaving, [b"b".to_vec(), b"c".to_vec()]);
-        order.forget(b"d");
-        assert_eq!(order.by_key.len(), 3);
-        assert_eq!(order.by_use.len(), 3);
-        assert_eq!(order.cull(3, 0), None);
-        assert!(order.by_key.is_empty());
-    }
-}

@@ -60,26 +60,3 @@ fn timeout_of(seconds: f64) -> Timeout {
         Timeout::Never
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn seconds_are_kept_to_the_millisecond() {
-        for (seconds, timeout) in [
-            (1.0, Timeout::After(Duration::from_secs(1))),
-            (0.5, Timeout::After(Duration::from_millis(500))),
-            (0.0001, Timeout::After(Duration::from_millis(1))),
-            (0.0, EXPIRED),
-            (-0.0, EXPIRED),
-            (-3.0, EXPIRED),
-            (f64::NEG_INFINITY, EXPIRED),
-            (f64::INFINITY, Timeout::Never),
-            (f64::NAN, Timeout::Never),
-            (1e300, Timeout::Never),
-        ] {
-            assert_eq!(timeout_of(seconds), timeout, "{seconds}");
-        }
-    }
-}

@@ -58,34 +58,3 @@ pub fn unpack(method: Method, packed: &[u8]) -> Result<Vec<u8>, Damaged> {
     };
     if payload.len() == size { Ok(payload) } else { Err(Damaged) }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_packed_unpacks() {
-        let page = "<li>Solaris (1972)</li>".repeat(1_000);
-        for method in [Method::Lz4, Method::Zstd] {
-            let packed = pack(method, page.as_bytes()).expect("a page gets smaller");
-            assert_eq!(unpack(method, &packed).as_deref(), Ok(page.as_bytes()));
-            assert_eq!(pack(method, b"short"), None);
-        }
-    }
-
-    #[test]
-    fn damaged_bytes_and_large_claims_are_refused() {
-        let page = "<li>Solaris (1972)</li>".repeat(100);
-        for method in [Method::Lz4, Method::Zstd] {
-            let packed = pack(method, page.as_bytes()).expect("a page gets smaller");
-            for end in 0..packed.len() {
-                assert_eq!(unpack(method, &packed[..end]), Err(Damaged));
-            }
-            for claim in [0, 1, 100_000, u32::MAX] {
-                let mut lie = packed.clone();
-                lie[..4].copy_from_slice(&claim.to_le_bytes());
-                assert_eq!(unpack(method, &lie), Err(Damaged));
-            }
-        }
-    }
-}

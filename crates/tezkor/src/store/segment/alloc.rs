@@ -385,6 +385,29 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
 
+    /// What a dead worker had open rests before it is evicted; a writer of it that died in the midst is not waited for.
+    #[test]
+    fn what_a_dead_worker_left_rests_and_is_not_lost() {
+        let region = attach::open_private(1 << 20, Clock::Boot).expect("private memory").region;
+        let (dead, living) =
+            (Worker::new(Owner { row: 0, incarnation: 1 }), Worker::new(Owner { row: 1, incarnation: 1 }));
+        let in_midst = region.reserve(&dead, Queue::Small, 4, 0).expect("there is room");
+        std::mem::forget(in_midst);
+        region.adopt(0, os::boot_ms() + super::super::evict::REST_MS);
+        assert!(!region.evict(&living, 0), "it rests");
+        let index = (0..region.geometry.segments).find(|index| region.state(*index) == State::Sealed).expect("sealed");
+        region.meta(index, segment::RESTS_UNTIL_MS).store(os::boot_ms() - 1, Ordering::SeqCst);
+        assert!(region.evict(&living, 0));
+
+        // The same of one that was full and sealed before its owner died.
+        let in_midst = region.reserve(&dead, Queue::Small, 4, 0).expect("there is room");
+        std::mem::forget(in_midst);
+        region.seal_open(&dead);
+        assert!(!region.evict(&living, 0), "somebody writes into it");
+        region.adopt(0, 0);
+        assert!(region.evict(&living, 0));
+    }
+
     #[test]
     fn open_segments_of_survivors_stay_within_a_quarter_of_the_region() {
         let region = attach::open_private(2 << 20, Clock::Boot).expect("private memory").region;

@@ -476,6 +476,27 @@ fn shortening_touch_loses_no_count() {
     });
 }
 
+/// The sum does not fit the word of a count: the entry is written anew while another lengthens its time.
+#[test]
+fn incr_that_writes_anew_loses_no_touch() {
+    explore(|| {
+        let scene = Scene::new(6, 1, Explore::InPlace);
+        let most = (1 << 46) - 1;
+        sealed(&scene, |writer| {
+            scene.set_count(writer, A, most);
+        });
+        let later = NOW_MS + 1_000_000;
+        let other = thread::spawn({
+            let scene = scene.clone();
+            move || assert!(scene.touch(&scene.worker(0), A, later))
+        });
+        assert_eq!(scene.incr(&scene.worker(1), A, 1), Incr::Value(most + 1));
+        other.join().expect("the other");
+        assert_eq!(scene.expires_ms(A), Some(later));
+        scene.check();
+    });
+}
+
 /// The slot word of an entry comes back, with other entries behind it, when its segment has been recycled as often as the bits
 /// of its generation can count: a writer that slept since then takes its condition for fulfilled.
 fn sleeping_writer_meets_a_recycled_segment(generation_bits: u32) {
