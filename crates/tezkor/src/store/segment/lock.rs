@@ -79,10 +79,10 @@ impl LockFile {
     /// Opens the lock file in a directory, or returns the one that this process has open.
     pub(crate) fn open(directory: &File, path: &Path, name: &str, rows: usize) -> io::Result<Arc<LockFile>> {
         // Looked at by name first: a second descriptor could not be closed again.
-        if let Ok(found) = std::fs::symlink_metadata(path) {
-            if let Some(known) = Self::known(&REGISTRY.load(), found.dev(), found.ino()) {
-                return Ok(known);
-            }
+        if let Ok(found) = std::fs::symlink_metadata(path)
+            && let Some(known) = Self::known(&REGISTRY.load(), found.dev(), found.ino())
+        {
+            return Ok(known);
         }
         let file = ManuallyDrop::new(os::open_at(directory, name, libc::O_RDWR | libc::O_CREAT)?);
         let found = file.metadata()?;

@@ -631,7 +631,7 @@ fn segment_that_is_opened_again_is_not_written_twice() {
 #[test]
 fn segment_that_was_left_is_gone_on_with_or_evicted_and_not_both() {
     explore(|| {
-        let scene = Scene::new(2, 4, Explore::Index);
+        let scene = Scene::new(4, 4, Explore::Index);
         sealed(&scene, |writer| {
             scene.set(writer, A, 1);
         });
