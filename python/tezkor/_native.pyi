@@ -37,13 +37,39 @@ class Cache:
     def get_many(self, keys: Iterable[Any], version: Any = None, /) -> dict[Any, Any]:
         """The values of those keys that are there."""
 
-    def set(self, key: Any, value: Any, timeout: Any = ..., version: Any = None, /) -> None:
+    def set(
+        self,
+        key: Any,
+        value: Any,
+        timeout: Any = ...,
+        version: Any = None,
+        tags: Iterable[str] | None = None,
+        stale: float | None = None,
+        /,
+    ) -> None:
         """Stores a value."""
 
-    def set_many(self, data: Mapping[Any, Any], timeout: Any = ..., version: Any = None, /) -> list[Any]:
+    def set_many(
+        self,
+        data: Mapping[Any, Any],
+        timeout: Any = ...,
+        version: Any = None,
+        tags: Iterable[str] | None = None,
+        stale: float | None = None,
+        /,
+    ) -> list[Any]:
         """Stores several values; returns the keys of those that could not be stored."""
 
-    def add(self, key: Any, value: Any, timeout: Any = ..., version: Any = None, /) -> bool:
+    def add(
+        self,
+        key: Any,
+        value: Any,
+        timeout: Any = ...,
+        version: Any = None,
+        tags: Iterable[str] | None = None,
+        stale: float | None = None,
+        /,
+    ) -> bool:
         """Stores a value where there is none; whether it did."""
 
     def touch(self, key: Any, timeout: Any = ..., version: Any = None, /) -> bool:
@@ -67,8 +93,57 @@ class Cache:
     def clear_prefix(self, /) -> None:
         """Removes what has this prefix, in all versions."""
 
-    def keys(self, version: Any = None, /) -> list[str]:
-        """The keys of this prefix and version, as they were given (with a key function of its own: the full keys)."""
+    def keys(self, pattern: str | None = None, version: Any = None, /) -> list[str]:
+        """The keys of this prefix and version that fit the pattern, as they were given (with a key function of its own: the full
+        keys). Reads the whole location."""
+
+    def delete_pattern(self, pattern: str, version: Any = None, /) -> int:
+        """Removes the entries of this prefix and version whose key fits the pattern; how many there were."""
+
+    def load(self, key: Any, version: Any = None, birth: int | None = None, beta: float = 1.0, /) -> Any | Load:
+        """A fresh value that is not due for an early refresh; else a Load. Its birth is the logical time of the snapshot that
+        the loader reads from, if that is older than the present."""
+
+    def invalidate_tags(self, tags: Iterable[str], /) -> None:
+        """Invalidates all entries of this prefix that depend on one of the tags, in all versions; at constant cost."""
+
+    def ttl_ms(self, key: Any, version: Any = None, /) -> int | None:
+        """How long an entry lives on, in milliseconds: None for ever, -1 when there is none."""
+
+    def acquire(self, name: Any, seconds: float | None, version: Any = None, /) -> int:
+        """Takes a lock until it is released, these seconds at most, or until the process ends: its fencing token; 0 when
+        somebody has it. Raises RuntimeError when the table of locks is full."""
+
+    def release(self, name: Any, token: int, version: Any = None, /) -> bool:
+        """Gives a lock back; whether it was still the caller's."""
+
+    def extend(self, name: Any, token: int, seconds: float | None, version: Any = None, /) -> bool:
+        """Has a lock last these seconds from now on; whether it still is the caller's."""
+
+    def await_lock(self, name: Any, seconds: float, version: Any = None, /) -> bool:
+        """Waits until a lock is free, or the seconds are over; whether it is."""
+
+    def is_locked(self, name: Any, version: Any = None, /) -> bool:
+        """Whether somebody has a lock."""
+
+    def rate(self, key: Any, limit: int, period: float, version: Any = None, /) -> tuple[bool, int, float]:
+        """Uses a rate limit once: whether that is allowed, how many more are, and in how many seconds the window ends."""
+
+    def sequence(self, /) -> int:
+        """The logical time of invalidations: the birth of a load that begins now."""
+
+    def make_full_key(self, key: Any, version: Any = None, /) -> str:
+        """The full key, checked."""
+
+    def tags_at(self, full_key: str, /) -> list[str]:
+        """The tags of the entry at a full key."""
+
+    def intend(self, full_keys: list[str], tags: Iterable[str], everything: str, /) -> list[int]:
+        """Writes down what a transaction invalidates, so that others complete it if this process dies after the COMMIT. To be
+        forgotten, by the ids that are returned, when the transaction has ended. `everything` is "", "prefix" or "location"."""
+
+    def forget(self, ids: list[int], /) -> None:
+        """Forgets what `intend` wrote down."""
 
     def explain(self, key: Any, version: Any = None, /) -> dict[str, Any]:
         """The story of one key."""
@@ -82,6 +157,66 @@ class Cache:
     def is_near(self, /) -> bool:
         """Whether an operation never waits for a network, a database or a disk."""
 
+@final
+class Load:
+    """A load. Dropping one that its caller runs ends it, so that nobody waits for ever."""
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether the caller runs the loader, for all who wait."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether another runs it, or failed a short while ago."""
+
+    @property
+    def has_value(self) -> bool:
+        """Whether there is a value that may be served instead."""
+
+    @property
+    def is_early(self) -> bool:
+        """Whether that value is still fresh, and only due for an early refresh."""
+
+    @property
+    def value(self) -> Any:
+        """The value that may be served instead; None without one."""
+
+    @property
+    def full_key(self) -> str:
+        """The full key."""
+
+    def store(
+        self,
+        value: Any,
+        timeout: Any = ...,
+        tags: Iterable[str] | None = None,
+        stale: float | None = None,
+        /,
+    ) -> bool:
+        """Stores what the loader returned and ends the load. False: it was overtaken by an invalidation or a set, or did not
+        fit."""
+
+    def fail(self, /) -> None:
+        """Ends the load; processes that wait try one at a time, after a while."""
+
+    def end(self, /) -> None:
+        """Ends the load without storing anything."""
+
+    def wait(self, seconds: float, /) -> bool:
+        """Waits until a load that another runs is over, or the seconds are; whether it is over."""
+
+    def is_over(self, /) -> bool:
+        """Whether a load that another runs is over."""
+
+    def begin_wait(self, /) -> None:
+        """Counts the caller among those who wait."""
+
+    def end_wait(self, /) -> None:
+        """Counts the caller no longer."""
+
+    def is_awaited(self, /) -> bool:
+        """Whether anybody, in any process, waits for a load that the caller runs."""
+
 def encode(value: Any, /) -> bytes:
     """A value as bytes: the number of the codec, then its payload. A number is never a counter here."""
 
@@ -93,3 +228,9 @@ def parse_location(location: str, /) -> dict[str, Any]:
 
 def forked() -> int:
     """How many forks lie between the first process and this one."""
+
+def open_transactions(delta: int, /) -> int:
+    """Adds to the number of transactions that have changed something; the sum."""
+
+def set_transaction_hook(hook: Callable[[Cache, str], Any] | None, /) -> None:
+    """Sets what is asked about a key while such transactions are open; None for nothing."""

@@ -65,6 +65,21 @@ class TezkorCache(AsyncTwins):
     _clear: Callable[..., None]
     _clear_prefix: Callable[..., None]
     _keys: Callable[..., list[str]]
+    _delete_pattern: Callable[..., int]
+    _load: Callable[..., Any]
+    _invalidate_tags: Callable[..., None]
+    _ttl_ms: Callable[..., int | None]
+    _acquire: Callable[..., int]
+    _release: Callable[..., bool]
+    _extend: Callable[..., bool]
+    _await_lock: Callable[..., bool]
+    _is_locked: Callable[..., bool]
+    _rate: Callable[..., tuple[bool, int, float]]
+    _sequence: Callable[..., int]
+    _make_full_key: Callable[..., str]
+    _tags_at: Callable[..., list[str]]
+    _intend: Callable[..., list[int]]
+    _forget: Callable[..., None]
     _explain: Callable[..., dict[str, Any]]
     _stats: Callable[..., dict[str, Any]]
     _location: Callable[..., str]
@@ -129,7 +144,7 @@ class TezkorCache(AsyncTwins):
 
     def keys(self, version: Any = None) -> list[str]:
         """The keys of this prefix and version, as they were given to ``set``; reads the whole LOCATION."""
-        return self._keys(version)
+        return self._keys(None, version)
 
     def explain(self, key: Any, version: Any = None) -> dict[str, Any]:
         """Where the key is, since when, until when, its size and writer; or why it is not there."""

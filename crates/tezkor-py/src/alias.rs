@@ -8,10 +8,13 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
 use tezkor::decoded::{Decoded, Lookup};
-use tezkor::{CODEC_COUNT, Cache as Engine, Found, Incr, Key, Space, Stamp, Timeout, Value, Written};
+use tezkor::{
+    Begin, CODEC_COUNT, Cache as Engine, Found, Incr, Instead, Key, Load, Looked, Space, Stamp, Terms, Timeout, Value,
+    Written,
+};
 
 use crate::codec::{Format, Unreadable};
-use crate::key::{KeyRule, key_text};
+use crate::key::{KeyPattern, KeyRule, key_text};
 use crate::order::Order;
 use crate::report;
 use crate::scratch;
@@ -66,6 +69,15 @@ type Values = Decoded<Arc<Held>, Stamp>;
 
 /// Store, capacity in bytes, whether pickle is read.
 type Shelf = (usize, usize, bool);
+
+/// What looking for a value and beginning its load came to.
+pub enum Loading<'py> {
+    Fresh(Bound<'py, PyAny>),
+    /// With the value that may be served instead.
+    Begun(Box<Load>, Option<Bound<'py, PyAny>>),
+    /// There is an entry that this process cannot read, and others write it again and again.
+    Unreadable,
+}
 
 /// A value to write.
 enum Writable<'v> {
@@ -152,11 +164,96 @@ impl Alias {
             self.forget(key);
             return Ok(None);
         };
+        self.found(py, key, &found, buffer.bytes())
+    }
+
+    /// The value of a key, if it is fresh and not due for an early refresh; else a load is begun.
+    pub fn load<'py>(
+        &self,
+        py: Python<'py>,
+        key: &Key<'_>,
+        begin: Begin,
+        buffer: &mut tezkor::Buffer,
+    ) -> PyResult<Loading<'py>> {
+        let mut is_due = false;
+        let decoded = self.decoded.get(key.hash(), key.bytes(), |stamp| {
+            let is_current = self.engine.is_current(key, stamp);
+            is_due = is_current && self.engine.is_due(stamp, begin);
+            is_current
+        });
+        match decoded {
+            Lookup::Hit(held) if !is_due => {
+                self.note(key);
+                return held.give(py).map(Loading::Fresh);
+            }
+            Lookup::Hit(held) | Lookup::Outdated(held) => drop(held),
+            Lookup::Absent => {}
+        }
+        match self.run(py, |engine| engine.load(key, buffer, begin)) {
+            Looked::Fresh(found) => match self.found(py, key, &found, buffer.bytes())? {
+                Some(value) => Ok(Loading::Fresh(value)),
+                // It was there and could not be read, and is gone now.
+                None => match self.run(py, |engine| engine.load(key, buffer, begin)) {
+                    Looked::Load(load) => Ok(Loading::Begun(Box::new(load), None)),
+                    Looked::Fresh(found) => match self.found(py, key, &found, buffer.bytes())? {
+                        Some(value) => Ok(Loading::Fresh(value)),
+                        None => Ok(Loading::Unreadable),
+                    },
+                },
+            },
+            Looked::Load(mut load) => {
+                let value = match load.instead {
+                    Some(Instead::Stale(found) | Instead::Early(found)) => self.found(py, key, &found, buffer.bytes()),
+                    None => Ok(None),
+                };
+                let value = match value {
+                    Ok(value) => value,
+                    Err(error) => {
+                        self.engine.store().end(&mut load);
+                        return Err(error);
+                    }
+                };
+                match (value, load.instead) {
+                    // Somebody refreshes it already.
+                    (Some(value), Some(Instead::Early(_))) if load.is_busy() => Ok(Loading::Fresh(value)),
+                    (value, _) => Ok(Loading::Begun(Box::new(load), value)),
+                }
+            }
+        }
+    }
+
+    /// The value of an entry whose bytes are in the buffer.
+    fn found<'py>(
+        &self,
+        py: Python<'py>,
+        key: &Key<'_>,
+        found: &Found,
+        bytes: &[u8],
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
         self.note(key);
         if found.codec == CODEC_COUNT {
             return Ok(Some(found.count.into_pyobject(py)?.into_any()));
         }
-        self.decode(py, key, &found, buffer.bytes())
+        self.decode(py, key, found, bytes)
+    }
+
+    /// Stores what a load brought, and ends it; whether it is stored.
+    pub fn fill(
+        &self,
+        key: &Key<'_>,
+        load: &mut Load,
+        value: &Bound<'_, PyAny>,
+        terms: Terms<'_>,
+        write: &mut Vec<u8>,
+    ) -> PyResult<bool> {
+        self.encoded(value, write, |writable| {
+            self.make_room(key)?;
+            let written = self.run(value.py(), |engine| engine.fill(key, load, writable.value(), terms));
+            if let Written::Held = written {
+                return Ok(false);
+            }
+            self.written(key, value, &writable, written)
+        })
     }
 
     fn decode<'py>(
@@ -220,12 +317,12 @@ impl Alias {
         &self,
         key: &Key<'_>,
         value: &Bound<'_, PyAny>,
-        timeout: Timeout,
+        terms: Terms<'_>,
         write: &mut Vec<u8>,
     ) -> PyResult<bool> {
         self.encoded(value, write, |writable| {
             self.make_room(key)?;
-            let written = self.run(value.py(), |engine| engine.set(key, writable.value(), timeout));
+            let written = self.run(value.py(), |engine| engine.set(key, writable.value(), terms));
             self.written(key, value, &writable, written)
         })
     }
@@ -235,7 +332,7 @@ impl Alias {
         &self,
         key: &Key<'_>,
         value: &Bound<'_, PyAny>,
-        timeout: Timeout,
+        terms: Terms<'_>,
         write: &mut Vec<u8>,
     ) -> PyResult<bool> {
         self.encoded(value, write, |writable| {
@@ -245,7 +342,7 @@ impl Alias {
                 }
                 self.make_room(key)?;
             }
-            let written = self.run(value.py(), |engine| engine.add(key, writable.value(), timeout));
+            let written = self.run(value.py(), |engine| engine.add(key, writable.value(), terms));
             if let Written::Held = written {
                 return Ok(false);
             }
@@ -397,6 +494,16 @@ impl Alias {
     fn forget_all(&self) {
         self.locked_order().clear();
         drop(self.decoded.clear());
+    }
+
+    /// Removes what fits a pattern; how many there were. With a key function the pattern is made into a full key by it.
+    pub fn delete_pattern(&self, py: Python<'_>, pattern: &KeyPattern) -> u64 {
+        let space = self.space();
+        let removed = py.detach(|| self.engine.store().delete_pattern(space, &|full| pattern.matches(full)));
+        if let Some(mut order) = self.order() {
+            order.forget_all(|full| pattern.matches(full));
+        }
+        removed
     }
 
     fn order(&self) -> Option<MutexGuard<'_, Order>> {

@@ -1,25 +1,31 @@
 //! The Python class: reads arguments, calls the alias, hands back what it says.
 
-use pyo3::exceptions::PyValueError;
+use std::time::Instant;
+
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
-use tezkor::{Cache as Engine, Timeout};
+use pyo3::types::{PyDict, PyList, PyString};
+use tezkor::{Begin, Cache as Engine, Everything, Key, Locking, Timeout};
 
-use crate::alias::{Alias, Limit};
+use crate::alias::{Alias, Limit, Loading};
 use crate::codec::Format;
 use crate::codec::compress::Method;
+use crate::intended;
 use crate::key::{KeyRule, key_text};
+use crate::load::Load;
 use crate::order::order_of;
 use crate::place::Place;
 use crate::report;
-use crate::scratch;
+use crate::scratch::{self, dice};
+use crate::terms::{self, read_any_tags, read_terms};
 use crate::timeout::{Given, read_timeout};
+use crate::transactions::{Answer, ask};
 
 /// A cache: one alias of the settings. Safe across threads and tasks.
 #[pyclass(frozen, module = "tezkor._native")]
 pub struct Cache {
-    alias: Alias,
+    pub(crate) alias: Alias,
     place: Place,
     timeout: Timeout,
     default_timeout: Py<PyAny>,
@@ -79,37 +85,47 @@ impl Cache {
     /// The value of a key, or the default.
     #[pyo3(signature = (key, default = None, version = None, /))]
     fn get<'py>(
-        &self,
-        py: Python<'py>,
+        slf: &Bound<'py, Self>,
         key: Object<'py>,
         default: Option<Object<'py>>,
         version: Option<Object<'py>>,
     ) -> PyResult<Object<'py>> {
+        let (py, alias) = (slf.py(), &slf.get().alias);
         let mut taken = scratch::take();
         let scratch = &mut *taken;
-        self.alias.compose(&key, version.as_ref(), &mut scratch.key)?;
-        let key = self.alias.key(self.alias.space(), &scratch.key)?;
-        let found = self.alias.read(py, &key, &mut scratch.read)?;
+        alias.compose(&key, version.as_ref(), &mut scratch.key)?;
+        let found = match ask(slf, &scratch.key)? {
+            Answer::GoOn => {
+                let key = alias.key(alias.space(), &scratch.key)?;
+                alias.read(py, &key, &mut scratch.read)?
+            }
+            Answer::Bypass => None,
+            Answer::Value(value) => Some(value),
+        };
         Ok(found.or(default).unwrap_or_else(|| py.None().into_bound(py)))
     }
 
     /// The values of those keys that are there.
     #[pyo3(signature = (keys, version = None, /))]
     fn get_many<'py>(
-        &self,
-        py: Python<'py>,
+        slf: &Bound<'py, Self>,
         keys: Object<'py>,
         version: Option<Object<'py>>,
     ) -> PyResult<Bound<'py, PyDict>> {
+        let (py, alias) = (slf.py(), &slf.get().alias);
         let mut taken = scratch::take();
         let scratch = &mut *taken;
         let found = PyDict::new(py);
-        let space = self.alias.space();
+        let space = alias.space();
         for key in keys.try_iter()? {
             let key = key?;
-            self.alias.compose(&key, version.as_ref(), &mut scratch.key)?;
-            let full = self.alias.key(space, &scratch.key)?;
-            if let Some(value) = self.alias.read(py, &full, &mut scratch.read)? {
+            alias.compose(&key, version.as_ref(), &mut scratch.key)?;
+            let value = match ask(slf, &scratch.key)? {
+                Answer::GoOn => alias.read(py, &alias.key(space, &scratch.key)?, &mut scratch.read)?,
+                Answer::Bypass => None,
+                Answer::Value(value) => Some(value),
+            };
+            if let Some(value) = value {
                 found.set_item(key, value)?;
             }
         }
@@ -117,36 +133,46 @@ impl Cache {
     }
 
     /// Stores a value.
-    #[pyo3(signature = (key, value, timeout = Given::No, version = None, /), text_signature = "($self, key, value, timeout=..., version=None, /)")]
-    fn set(&self, key: Object<'_>, value: Object<'_>, timeout: Given<'_>, version: Option<Object<'_>>) -> PyResult<()> {
+    #[pyo3(signature = (key, value, timeout = Given::No, version = None, tags = None, stale = None, /), text_signature = "($self, key, value, timeout=..., version=None, tags=None, stale=None, /)")]
+    fn set(
+        &self,
+        key: Object<'_>,
+        value: Object<'_>,
+        timeout: Given<'_>,
+        version: Option<Object<'_>>,
+        tags: Option<Object<'_>>,
+        stale: Option<Object<'_>>,
+    ) -> PyResult<()> {
         let mut taken = scratch::take();
         let scratch = &mut *taken;
-        let timeout = self.timeout(timeout)?;
+        let terms = read_terms(self.timeout(timeout), tags.as_ref(), stale.as_ref())?;
         self.alias.compose(&key, version.as_ref(), &mut scratch.key)?;
         let key = self.alias.key(self.alias.space(), &scratch.key)?;
-        self.alias.set(&key, &value, timeout, &mut scratch.write)?;
+        terms.with(|terms| self.alias.set(&key, &value, terms, &mut scratch.write))?;
         Ok(())
     }
 
     /// Stores several values; returns the keys of those that could not be stored.
-    #[pyo3(signature = (data, timeout = Given::No, version = None, /), text_signature = "($self, data, timeout=..., version=None, /)")]
+    #[pyo3(signature = (data, timeout = Given::No, version = None, tags = None, stale = None, /), text_signature = "($self, data, timeout=..., version=None, tags=None, stale=None, /)")]
     fn set_many<'py>(
         &self,
         py: Python<'py>,
         data: Object<'py>,
         timeout: Given<'_>,
         version: Option<Object<'_>>,
+        tags: Option<Object<'_>>,
+        stale: Option<Object<'_>>,
     ) -> PyResult<Bound<'py, PyList>> {
         let mut taken = scratch::take();
         let scratch = &mut *taken;
-        let timeout = self.timeout(timeout)?;
+        let terms = read_terms(self.timeout(timeout), tags.as_ref(), stale.as_ref())?;
         let failed = PyList::empty(py);
         let space = self.alias.space();
         for item in data.call_method0(intern!(py, "items"))?.try_iter()? {
             let (key, value): (Object<'_>, Object<'_>) = item?.extract()?;
             self.alias.compose(&key, version.as_ref(), &mut scratch.key)?;
             let full = self.alias.key(space, &scratch.key)?;
-            if !self.alias.set(&full, &value, timeout, &mut scratch.write)? {
+            if !terms.with(|terms| self.alias.set(&full, &value, terms, &mut scratch.write))? {
                 failed.append(key)?;
             }
         }
@@ -154,20 +180,22 @@ impl Cache {
     }
 
     /// Stores a value where there is none; whether it did.
-    #[pyo3(signature = (key, value, timeout = Given::No, version = None, /), text_signature = "($self, key, value, timeout=..., version=None, /)")]
+    #[pyo3(signature = (key, value, timeout = Given::No, version = None, tags = None, stale = None, /), text_signature = "($self, key, value, timeout=..., version=None, tags=None, stale=None, /)")]
     fn add(
         &self,
         key: Object<'_>,
         value: Object<'_>,
         timeout: Given<'_>,
         version: Option<Object<'_>>,
+        tags: Option<Object<'_>>,
+        stale: Option<Object<'_>>,
     ) -> PyResult<bool> {
         let mut taken = scratch::take();
         let scratch = &mut *taken;
-        let timeout = self.timeout(timeout)?;
+        let terms = read_terms(self.timeout(timeout), tags.as_ref(), stale.as_ref())?;
         self.alias.compose(&key, version.as_ref(), &mut scratch.key)?;
         let key = self.alias.key(self.alias.space(), &scratch.key)?;
-        self.alias.add(&key, &value, timeout, &mut scratch.write)
+        terms.with(|terms| self.alias.add(&key, &value, terms, &mut scratch.write))
     }
 
     /// Gives an entry another timeout; whether there is one.
@@ -210,11 +238,15 @@ impl Cache {
 
     /// Whether there is an entry.
     #[pyo3(signature = (key, version = None, /))]
-    fn has_key(&self, key: Object<'_>, version: Option<Object<'_>>) -> PyResult<bool> {
+    fn has_key(slf: &Bound<'_, Self>, key: Object<'_>, version: Option<Object<'_>>) -> PyResult<bool> {
+        let alias = &slf.get().alias;
         let mut taken = scratch::take();
-        self.alias.compose(&key, version.as_ref(), &mut taken.key)?;
-        let key = self.alias.key(self.alias.space(), &taken.key)?;
-        Ok(self.alias.engine.has(&key))
+        alias.compose(&key, version.as_ref(), &mut taken.key)?;
+        Ok(match ask(slf, &taken.key)? {
+            Answer::GoOn => alias.engine.has(&alias.key(alias.space(), &taken.key)?),
+            Answer::Bypass => false,
+            Answer::Value(_) => true,
+        })
     }
 
     /// Adds to a number and returns the sum; its timeout stays as it is.
@@ -248,15 +280,23 @@ impl Cache {
         self.alias.clear_prefix();
     }
 
-    /// The keys of this prefix and version, as they were given (with a key function of its own: the full keys).
-    #[pyo3(signature = (version = None, /))]
-    fn keys<'py>(&self, py: Python<'py>, version: Option<Object<'py>>) -> PyResult<Bound<'py, PyList>> {
-        let head = if self.alias.keys.is_default() { self.alias.keys.head(version.as_ref())? } else { Vec::new() };
+    /// The keys of this prefix and version that fit the pattern, as they were given (with a key function of its own: the full
+    /// keys). Reads the whole location.
+    #[pyo3(signature = (pattern = None, version = None, /))]
+    fn keys<'py>(
+        &self,
+        py: Python<'py>,
+        pattern: Option<&str>,
+        version: Option<Object<'py>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let pattern = self.alias.keys.pattern(pattern, version.as_ref(), py)?;
         let mut found: Vec<Vec<u8>> = Vec::new();
         let space = self.alias.space();
         py.detach(|| {
             self.alias.engine.scan(space, &mut |full| {
-                found.extend(full.strip_prefix(head.as_slice()).map(<[u8]>::to_vec));
+                if pattern.matches(full) {
+                    found.push(pattern.given(full).to_vec());
+                }
                 true
             });
         });
@@ -265,6 +305,202 @@ impl Cache {
             keys.append(key_text(py, &key)?)?;
         }
         Ok(keys)
+    }
+
+    /// Removes the entries of this prefix and version whose key fits the pattern; how many there were.
+    #[pyo3(signature = (pattern, version = None, /))]
+    fn delete_pattern(&self, py: Python<'_>, pattern: &str, version: Option<Object<'_>>) -> PyResult<u64> {
+        let pattern = self.alias.keys.pattern(Some(pattern), version.as_ref(), py)?;
+        Ok(self.alias.delete_pattern(py, &pattern))
+    }
+
+    /// A fresh value that is not due for an early refresh; else a Load. Its birth is the logical time of the snapshot that the
+    /// loader reads from, if that is older than the present.
+    #[pyo3(signature = (key, version = None, birth = None, beta = 1.0, /))]
+    fn load<'py>(
+        slf: &Bound<'py, Self>,
+        key: Object<'py>,
+        version: Option<Object<'py>>,
+        birth: Option<u64>,
+        beta: f64,
+    ) -> PyResult<Object<'py>> {
+        let (py, alias) = (slf.py(), &slf.get().alias);
+        let mut taken = scratch::take();
+        let scratch = &mut *taken;
+        alias.compose(&key, version.as_ref(), &mut scratch.key)?;
+        let begun = |load, value: Option<Object<'py>>| {
+            let load =
+                Load::new(slf.clone().unbind(), &scratch.key, alias.engine.clone(), load, value.map(Bound::unbind));
+            Ok(Bound::new(py, load)?.into_any())
+        };
+        match ask(slf, &scratch.key)? {
+            Answer::GoOn => {}
+            Answer::Bypass => return begun(None, None),
+            Answer::Value(value) => return Ok(value),
+        }
+        let full = alias.key(alias.space(), &scratch.key)?;
+        let begin = Begin { birth, beta, dice: dice(), alone: false };
+        match alias.load(py, &full, begin, &mut scratch.read)? {
+            Loading::Fresh(value) => Ok(value),
+            Loading::Begun(load, value) => begun(Some(*load), value),
+            Loading::Unreadable => begun(None, None),
+        }
+    }
+
+    /// Invalidates all entries of this prefix that depend on one of the tags, in all versions; at constant cost.
+    #[pyo3(signature = (tags, /))]
+    fn invalidate_tags(&self, tags: Object<'_>) -> PyResult<()> {
+        let names = read_any_tags(&tags)?;
+        let names: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
+        self.alias.engine.invalidate_tags(self.alias.space(), &names);
+        Ok(())
+    }
+
+    /// How long an entry lives on, in milliseconds: None for ever, -1 when there is none.
+    #[pyo3(signature = (key, version = None, /))]
+    fn ttl_ms(&self, key: Object<'_>, version: Option<Object<'_>>) -> PyResult<Option<i64>> {
+        let mut taken = scratch::take();
+        self.alias.compose(&key, version.as_ref(), &mut taken.key)?;
+        let key = self.alias.key(self.alias.space(), &taken.key)?;
+        Ok(match self.alias.engine.store().time_left_ms(&key) {
+            None => Some(-1),
+            Some(left) => left.map(|left| i64::try_from(left).unwrap_or(i64::MAX)),
+        })
+    }
+
+    /// Takes a lock until it is released, these seconds at most, or until the process ends: its fencing token; 0 when somebody
+    /// has it. Raises RuntimeError when the table of locks is full.
+    #[pyo3(signature = (name, seconds, version = None, /))]
+    fn acquire(&self, name: Object<'_>, seconds: Option<f64>, version: Option<Object<'_>>) -> PyResult<u64> {
+        self.with_name(&name, version, |key| match self.alias.engine.store().lock(key, seconds.map(terms::seconds)) {
+            Ok(Locking::Held(token)) => Ok(token),
+            Ok(Locking::Taken) => Ok(0),
+            Err(error) => Err(PyRuntimeError::new_err(error.to_string())),
+        })
+    }
+
+    /// Gives a lock back; whether it was still the caller's.
+    #[pyo3(signature = (name, token, version = None, /))]
+    fn release(&self, name: Object<'_>, token: u64, version: Option<Object<'_>>) -> PyResult<bool> {
+        self.with_name(&name, version, |key| Ok(self.alias.engine.store().unlock(key, token)))
+    }
+
+    /// Has a lock last these seconds from now on; whether it still is the caller's.
+    #[pyo3(signature = (name, token, seconds, version = None, /))]
+    fn extend(
+        &self,
+        name: Object<'_>,
+        token: u64,
+        seconds: Option<f64>,
+        version: Option<Object<'_>>,
+    ) -> PyResult<bool> {
+        self.with_name(&name, version, |key| {
+            Ok(self.alias.engine.store().extend_lock(key, token, seconds.map(terms::seconds)))
+        })
+    }
+
+    /// Waits until a lock is free, or the seconds are over; whether it is.
+    #[pyo3(signature = (name, seconds, version = None, /))]
+    fn await_lock(
+        &self,
+        py: Python<'_>,
+        name: Object<'_>,
+        seconds: f64,
+        version: Option<Object<'_>>,
+    ) -> PyResult<bool> {
+        let (start, most) = (Instant::now(), terms::seconds(seconds));
+        self.with_name(&name, version, |key| {
+            let store = self.alias.engine.store();
+            while store.is_locked(key) {
+                let Some(left) = most.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) else {
+                    return Ok(false);
+                };
+                py.detach(|| store.sleep_for_lock(key, left));
+                py.check_signals()?;
+            }
+            Ok(true)
+        })
+    }
+
+    /// Whether somebody has a lock.
+    #[pyo3(signature = (name, version = None, /))]
+    fn is_locked(&self, name: Object<'_>, version: Option<Object<'_>>) -> PyResult<bool> {
+        self.with_name(&name, version, |key| Ok(self.alias.engine.store().is_locked(key)))
+    }
+
+    /// Uses a rate limit once: whether that is allowed, how many more are, and in how many seconds the window ends.
+    #[pyo3(signature = (key, limit, period, version = None, /))]
+    fn rate(
+        &self,
+        key: Object<'_>,
+        limit: u64,
+        period: f64,
+        version: Option<Object<'_>>,
+    ) -> PyResult<(bool, u64, f64)> {
+        self.with_name(&key, version, |key| {
+            match self.alias.engine.store().use_rate(key, limit, terms::seconds(period)) {
+                Ok(rate) => Ok((rate.is_allowed, rate.remaining, rate.resets_after.as_secs_f64())),
+                Err(error) => Err(PyValueError::new_err(error.to_string())),
+            }
+        })
+    }
+
+    /// The logical time of invalidations: the birth of a load that begins now.
+    #[pyo3(signature = (/))]
+    fn sequence(&self) -> u64 {
+        self.alias.engine.store().sequence()
+    }
+
+    /// The full key, checked.
+    #[pyo3(signature = (key, version = None, /))]
+    fn make_full_key<'py>(
+        &self,
+        py: Python<'py>,
+        key: Object<'py>,
+        version: Option<Object<'py>>,
+    ) -> PyResult<Bound<'py, PyString>> {
+        let mut taken = scratch::take();
+        self.alias.compose(&key, version.as_ref(), &mut taken.key)?;
+        key_text(py, &taken.key)
+    }
+
+    /// The tags of the entry at a full key.
+    #[pyo3(signature = (full_key, /))]
+    fn tags_at<'py>(&self, py: Python<'py>, full_key: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyList>> {
+        let full = terms::text_bytes(full_key)?;
+        let key = self.alias.key(self.alias.space(), &full)?;
+        let tags = PyList::empty(py);
+        for tag in self.alias.engine.store().tags(&key) {
+            tags.append(key_text(py, &tag)?)?;
+        }
+        Ok(tags)
+    }
+
+    /// Writes down what a transaction invalidates, so that others complete it if this process dies after the COMMIT. To be
+    /// forgotten, by the ids that are returned, when the transaction has ended. `everything` is "", "prefix" or "location".
+    #[pyo3(signature = (full_keys, tags, everything, /))]
+    fn intend(&self, full_keys: Vec<Bound<'_, PyString>>, tags: Object<'_>, everything: &str) -> PyResult<Vec<u64>> {
+        let everything = match everything {
+            "" => None,
+            "prefix" => Some(Everything::OfPrefix),
+            "location" => Some(Everything::OfLocation),
+            other => {
+                let text = format!("everything is {other:?}: write '', 'prefix' or 'location'");
+                return Err(PyValueError::new_err(text));
+            }
+        };
+        let keys = full_keys.iter().map(terms::text_bytes).collect::<PyResult<Vec<_>>>()?;
+        let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+        let tags = read_any_tags(&tags)?;
+        let tags: Vec<&[u8]> = tags.iter().map(Vec::as_slice).collect();
+        let intents = self.alias.engine.store().intend(self.alias.space(), &keys, &tags, everything);
+        Ok(vec![intended::keep(&self.alias.engine, intents)])
+    }
+
+    /// Forgets what `intend` wrote down.
+    #[pyo3(signature = (ids, /))]
+    fn forget(&self, ids: Vec<u64>) {
+        ids.into_iter().for_each(intended::forget);
     }
 
     /// The story of one key.
@@ -305,8 +541,20 @@ impl Cache {
 }
 
 impl Cache {
+    fn with_name<T>(
+        &self,
+        name: &Object<'_>,
+        version: Option<Object<'_>>,
+        call: impl FnOnce(&Key<'_>) -> PyResult<T>,
+    ) -> PyResult<T> {
+        let mut taken = scratch::take();
+        self.alias.compose(name, version.as_ref(), &mut taken.key)?;
+        call(&self.alias.key(self.alias.space(), &taken.key)?)
+    }
+
+    /// What a given timeout means for this alias.
     #[inline]
-    fn timeout(&self, timeout: Given<'_>) -> PyResult<Timeout> {
+    pub fn timeout(&self, timeout: Given<'_>) -> PyResult<Timeout> {
         match timeout {
             Given::No => Ok(self.timeout),
             Given::Yes(timeout) if timeout.is(&self.default_timeout) => Ok(self.timeout),

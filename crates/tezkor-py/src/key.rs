@@ -1,10 +1,10 @@
 //! From the user's key to the full key: `prefix:version:key`, as Django's default key function composes it, or whatever
 //! the alias's own key function says. No Python string is built on the usual way.
 
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
-use tezkor::LONGEST_KEY_BYTES;
+use tezkor::{Glob, LONGEST_KEY_BYTES};
 
 use crate::codec::surrogates;
 use crate::types::small_int;
@@ -40,11 +40,6 @@ impl KeyRule {
     /// The alias's prefix.
     pub fn prefix(&self) -> &str {
         &self.prefix
-    }
-
-    /// Whether a full key can be taken apart again.
-    pub fn is_default(&self) -> bool {
-        self.function.is_none()
     }
 
     /// What all full keys of a version start with.
@@ -101,6 +96,48 @@ impl KeyRule {
             }
         }
         Ok(())
+    }
+}
+
+/// A pattern over the keys of an alias.
+pub struct KeyPattern {
+    head: Vec<u8>,
+    glob: Option<Glob>,
+}
+
+impl KeyPattern {
+    /// Whether a full key fits.
+    pub fn matches(&self, full: &[u8]) -> bool {
+        match (full.strip_prefix(self.head.as_slice()), &self.glob) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(rest), Some(glob)) => glob.matches(&String::from_utf8_lossy(rest)),
+        }
+    }
+
+    /// The key as it was given, of a full key that fits.
+    pub fn given<'f>(&self, full: &'f [u8]) -> &'f [u8] {
+        full.get(self.head.len()..).unwrap_or_default()
+    }
+}
+
+impl KeyRule {
+    /// The pattern of an alias; `None` for all keys.
+    pub fn pattern(
+        &self,
+        pattern: Option<&str>,
+        version: Option<&Bound<'_, PyAny>>,
+        py: Python<'_>,
+    ) -> PyResult<KeyPattern> {
+        let glob = |text: &str| Glob::new(text).map_err(|error| PyValueError::new_err(error.to_string()));
+        let Some(function) = &self.function else {
+            return Ok(KeyPattern { head: self.head(version)?, glob: pattern.map(glob).transpose()? });
+        };
+        // Its full keys cannot be taken apart: it makes a full pattern of the pattern.
+        let Some(pattern) = pattern else { return Ok(KeyPattern { head: Vec::new(), glob: None }) };
+        let version = version.unwrap_or_else(|| self.version.bind(py));
+        let made: String = function.bind(py).call1((pattern, &self.prefix, version))?.extract()?;
+        Ok(KeyPattern { head: Vec::new(), glob: Some(glob(&made)?) })
     }
 }
 

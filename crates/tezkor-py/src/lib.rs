@@ -7,13 +7,17 @@ mod alias;
 mod cache;
 mod codec;
 mod django;
+mod intended;
 mod key;
+mod load;
 mod order;
 mod place;
 mod raw;
 mod report;
 mod scratch;
+mod terms;
 mod timeout;
+mod transactions;
 mod types;
 mod values;
 
@@ -42,7 +46,11 @@ mod _native {
     #[pymodule_export]
     use crate::cache::Cache;
     #[pymodule_export]
+    use crate::load::Load;
+    #[pymodule_export]
     use crate::place::parse_location;
+    #[pymodule_export]
+    use crate::transactions::{open_transactions, set_transaction_hook};
 
     use crate::codec::{Format, Unreadable};
 

@@ -25,6 +25,14 @@ pub fn order_of(location: &str) -> Arc<Mutex<Order>> {
 }
 
 impl Order {
+    /// Forgets all keys that fit.
+    pub fn forget_all(&mut self, fits: impl Fn(&[u8]) -> bool) {
+        let gone: Vec<Arc<[u8]>> = self.by_key.keys().filter(|key| fits(key)).cloned().collect();
+        for key in gone {
+            self.forget(&key);
+        }
+    }
+
     /// Makes room for a write; returns the keys that have to leave, or `None` for all.
     pub fn cull(&mut self, max_entries: usize, cull_frequency: usize) -> Option<Vec<Arc<[u8]>>> {
         if self.by_key.len() < max_entries {

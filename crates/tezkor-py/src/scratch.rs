@@ -24,6 +24,24 @@ thread_local! {
 /// finds none and makes its own.
 pub struct Taken(Option<Box<Scratch>>);
 
+/// A random number in (0, 1], for decisions that nothing depends on: xorshift, seeded by the standard library.
+pub fn dice() -> f64 {
+    use std::hash::{BuildHasher, RandomState};
+    thread_local! {
+        static STATE: Cell<u64> = Cell::new(RandomState::new().hash_one(0) | 1);
+    }
+    let state = STATE.try_with(|state| {
+        // A child goes on elsewhere than its parent.
+        let mut next = state.get() ^ (tezkor::forks() << 32);
+        next ^= next << 13;
+        next ^= next >> 7;
+        next ^= next << 17;
+        state.set(next.max(1));
+        next
+    });
+    ((state.unwrap_or(1) >> 11) as f64 + 1.0) / (1_u64 << 53) as f64
+}
+
 /// Takes it.
 #[inline]
 pub fn take() -> Taken {

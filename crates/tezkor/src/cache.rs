@@ -15,11 +15,12 @@ use arc_swap::ArcSwap;
 
 use crate::clock::Clock;
 use crate::config::{Config, Location};
-use crate::entry::{Found, Incr, Stamp, Timeout, Value, When, Written};
+use crate::entry::{Found, Incr, LONGEST_TAG_BYTES, MOST_TAGS, Stamp, Terms, Timeout, Value, When, Written};
 use crate::error::Error;
 use crate::event::{Event, Explanation, Stats};
 use crate::key::{Key, LONGEST_KEY_BYTES, Space};
 use crate::store::segment::SegmentStore;
+use crate::store::segment::loads::{Begin, Load, Looked};
 use crate::store::segment::words::Buffer;
 
 /// A handle on one location. Clones are free and share everything.
@@ -122,19 +123,25 @@ impl Cache {
         self.store.is_current(key, stamp)
     }
 
+    /// Whether an entry that is current should be loaded anew before it expires.
+    #[inline]
+    pub fn is_due(&self, stamp: &Stamp, begin: Begin) -> bool {
+        self.store.is_due(stamp, begin)
+    }
+
     /// Writes a value. `None`: nothing is stored now, since the timeout was zero or the value did not fit.
-    pub fn set(&self, key: &Key<'_>, value: Value<'_>, timeout: Timeout) -> Written {
-        self.store.write(key, value, timeout, When::Always)
+    pub fn set<'t>(&self, key: &Key<'_>, value: Value<'_>, terms: impl Into<Terms<'t>>) -> Written {
+        self.store.write(key, value, terms.into(), When::Always)
     }
 
     /// Writes a value where there is none.
-    pub fn add(&self, key: &Key<'_>, value: Value<'_>, timeout: Timeout) -> Written {
-        self.store.write(key, value, timeout, When::Absent)
+    pub fn add<'t>(&self, key: &Key<'_>, value: Value<'_>, terms: impl Into<Terms<'t>>) -> Written {
+        self.store.write(key, value, terms.into(), When::Absent)
     }
 
     /// Writes a value if the entry is still the one of the stamp.
     pub fn set_if_unchanged(&self, key: &Key<'_>, stamp: &Stamp, value: Value<'_>, timeout: Timeout) -> Written {
-        self.store.write(key, value, timeout, When::Unchanged(stamp))
+        self.store.write(key, value, timeout.into(), When::Unchanged(stamp))
     }
 
     /// Changes when an entry expires; whether there is one.
@@ -145,6 +152,59 @@ impl Cache {
     /// Removes an entry; whether there was one. Loads of the key that are under way are stale when they end.
     pub fn delete(&self, key: &Key<'_>) -> bool {
         self.store.remove(key)
+    }
+
+    /// Looks for a fresh value; begins a load where there is none, in which one process runs and the others wait.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tezkor::{Begin, Buffer, Cache, Config, Looked, Timeout, Value, Written};
+    ///
+    /// let cache = Cache::open(&Config::new("memory://load")?)?;
+    /// let key = cache.key(cache.space(b""), b":1:report")?;
+    /// let begin = Begin { birth: None, beta: 1.0, dice: 0.5, alone: false };
+    /// let Looked::Load(mut load) = cache.load(&key, &mut Buffer::new(), begin) else { panic!("nothing was set") };
+    /// assert!(load.is_owner());
+    /// // Somebody deletes the key while the loader runs: what it brings may be too old, and is not stored.
+    /// cache.delete(&key);
+    /// let value = Value::Bytes { codec: 1, bytes: b"old" };
+    /// assert!(matches!(cache.fill(&key, &mut load, value, Timeout::Never), Written::Held));
+    /// # Ok::<(), tezkor::Error>(())
+    /// ```
+    pub fn load(&self, key: &Key<'_>, buffer: &mut Buffer, begin: Begin) -> Looked {
+        self.store.load(key, buffer, begin)
+    }
+
+    /// Stores what a load brought and ends it; `Held` when an invalidation or a set has overtaken it.
+    pub fn fill<'t>(&self, key: &Key<'_>, load: &mut Load, value: Value<'_>, terms: impl Into<Terms<'t>>) -> Written {
+        self.store.fill(key, load, value, terms.into())
+    }
+
+    /// Invalidates all entries of a prefix that depend on one of the tags, and loads of them that are under way. The cost does
+    /// not depend on how many there are.
+    pub fn invalidate_tags(&self, space: Space, tags: &[&[u8]]) {
+        self.store.invalidate_tags(space, tags);
+    }
+
+    /// Checks tags before they are used.
+    ///
+    /// # Errors
+    ///
+    /// When there are more than 64, or one is longer than 250 bytes.
+    pub fn check_tags(tags: &[&[u8]]) -> Result<(), Error> {
+        if tags.len() > MOST_TAGS {
+            return Err(Error::setting(format!(
+                "{} tags are more than {MOST_TAGS}, the most of an entry: use coarser ones",
+                tags.len()
+            )));
+        }
+        match tags.iter().find(|tag| tag.len() > LONGEST_TAG_BYTES) {
+            Some(tag) => Err(Error::setting(format!(
+                "a tag of {} bytes is longer than {LONGEST_TAG_BYTES}: shorten it, or use a digest of it",
+                tag.len()
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Whether there is an entry.

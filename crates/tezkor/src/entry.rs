@@ -40,6 +40,37 @@ pub enum Timeout {
     Keep,
 }
 
+/// What an entry is written with beside its value.
+///
+/// ```
+/// use std::time::Duration;
+/// use tezkor::{Terms, Timeout};
+///
+/// let minute = Timeout::After(Duration::from_secs(60));
+/// let terms = Terms { tags: &[b"product:7"], stale: Duration::from_secs(600), ..Terms::from(minute) };
+/// assert_eq!(terms.timeout, minute);
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'t> {
+    /// How long it lives.
+    pub timeout: Timeout,
+    /// How long after that it may be served while a load of it is under way or has failed.
+    pub stale: Duration,
+    /// The names it depends on: at most [`MOST_TAGS`], each of at most [`LONGEST_TAG_BYTES`].
+    pub tags: &'t [&'t [u8]],
+}
+
+impl From<Timeout> for Terms<'static> {
+    fn from(timeout: Timeout) -> Self {
+        Terms { timeout, stale: Duration::ZERO, tags: &[] }
+    }
+}
+
+/// The most tags of an entry.
+pub const MOST_TAGS: usize = 64;
+/// The longest tag.
+pub const LONGEST_TAG_BYTES: usize = 250;
+
 /// An entry that was found.
 #[derive(Clone, Copy, Debug)]
 pub struct Found {
@@ -72,6 +103,8 @@ pub struct Stamp {
     pub(crate) dependencies: bool,
     /// The number of a count, which changes in place.
     pub(crate) count: i64,
+    /// What its load cost.
+    pub(crate) cost_us: u32,
 }
 
 impl Stamp {
@@ -116,4 +149,15 @@ pub enum Written {
     Removed,
     /// It did not fit: what was there is gone.
     Refused,
+}
+
+impl Stamp {
+    /// Whether an entry should be loaded anew before it expires, for a random number in (0, 1].
+    #[inline]
+    pub(crate) fn is_due(&self, now_ms: u64, beta: f64, dice: f64) -> bool {
+        let left_ms = self.expires_ms.saturating_sub(now_ms);
+        // Thirty times the cost before the expiry the chance is 1e-13: no logarithm for those.
+        let cost_ms = f64::from(self.cost_us) / 1000.0 * beta;
+        cost_ms > 0.0 && (left_ms as f64) < cost_ms * 30.0 && -dice.ln() * cost_ms >= left_ms as f64
+    }
 }

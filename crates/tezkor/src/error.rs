@@ -12,12 +12,17 @@ pub struct Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Setting,
+    Full,
     Io,
 }
 
 impl Error {
     pub(crate) fn setting(message: impl Into<String>) -> Self {
         Error { kind: Kind::Setting, message: message.into(), source: None }
+    }
+
+    pub(crate) fn full(message: impl Into<String>) -> Self {
+        Error { kind: Kind::Full, message: message.into(), source: None }
     }
 
     pub(crate) fn io(message: impl Into<String>, source: std::io::Error) -> Self {
@@ -27,6 +32,11 @@ impl Error {
     /// Whether a setting or an argument is wrong, so that trying again is of no use.
     pub fn is_setting(&self) -> bool {
         self.kind == Kind::Setting
+    }
+
+    /// Whether a table of fixed size is full, which may pass.
+    pub fn is_full(&self) -> bool {
+        self.kind == Kind::Full
     }
 
     /// Whether the operating system refused something.

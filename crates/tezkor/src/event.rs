@@ -89,6 +89,12 @@ pub struct Stats {
     pub segments_unavailable: u64,
     /// The largest value that fits.
     pub largest_value_bytes: u64,
+    /// Places taken in the tables of loads under way (or failed a short while ago), of locks and of rate limits.
+    pub loads_claimed: u64,
+    /// See above.
+    pub locks_claimed: u64,
+    /// See above.
+    pub rates_claimed: u64,
     /// Workers that have a row.
     pub workers: u64,
     /// Live entries.

@@ -46,11 +46,33 @@ impl<'r> Ledger<'r> {
 
     /// Invalidates one key for loads under way: what they bring is not fresh. The entry that is there its caller removes, so
     /// entries are not asked about their keys, and it is no change for what is decoded.
-    pub(crate) fn invalidate_key(&self, key: &Key<'_>) {
+    pub(crate) fn invalidate_key(&self, low: u64, high: u64) {
         let sequence = self.words[header::SEQUENCE].next();
-        for word in self.pair(Tables::Keys, key.low, key.high) {
+        for word in self.pair(Tables::Keys, low, high) {
             word.raise(sequence);
         }
+    }
+
+    /// Invalidates all entries that depend on one of the tags.
+    pub(crate) fn invalidate_tags(&self, tags: &[u64]) {
+        self.invalidate(|sequence| {
+            for tag in tags {
+                self.tag_pair(*tag).into_iter().for_each(|word| word.raise(sequence));
+            }
+        });
+    }
+
+    /// Invalidates loads under way of all keys of a prefix, before a pattern is deleted from it: which keys those are is not known.
+    pub(crate) fn delete_pattern(&self, prefix_row: u16) {
+        let sequence = self.words[header::SEQUENCE].next();
+        self.row(prefix_row)[row::PATTERN].raise(sequence);
+    }
+
+    /// Whether what a load of the key brought may be stored: neither the key nor a pattern of its prefix was deleted after that
+    /// birth.
+    pub(crate) fn is_load_fresh(&self, key: &Key<'_>, birth: u64) -> bool {
+        self.key_invalidated_at(key) <= birth
+            && self.row(key.space.prefix_row)[row::PATTERN].load(Ordering::SeqCst) <= birth
     }
 
     /// Invalidates all entries of a location or prefix.
@@ -76,7 +98,7 @@ impl<'r> Ledger<'r> {
 
     /// The sequence at which a location or prefix was last cleared.
     pub(crate) fn row_cleared_at(&self, index: u16) -> u64 {
-        self.row(index)[row::CLEARED].load(Ordering::Acquire)
+        self.row(index)[row::CLEARED].load(Ordering::SeqCst)
     }
 
     /// The row of a name; row 0, which all share, when the table is full.
@@ -133,7 +155,9 @@ impl<'r> Ledger<'r> {
         [table(tables as usize, first), table(tables as usize + 1, second)]
     }
 
+    /// In the total order: a load that is about to be published asks this after it can be seen, and who invalidates looks for it
+    /// after having raised the counters.
     fn oldest(pair: [&Word; 2]) -> u64 {
-        pair[0].load(Ordering::Acquire).min(pair[1].load(Ordering::Acquire))
+        pair[0].load(Ordering::SeqCst).min(pair[1].load(Ordering::SeqCst))
     }
 }

@@ -30,6 +30,7 @@ pub mod decoded;
 mod entry;
 mod error;
 mod event;
+mod glob;
 mod key;
 mod ledger;
 pub mod store;
@@ -37,12 +38,16 @@ pub mod store;
 pub use cache::Cache;
 pub use clock::Clock;
 pub use config::{Config, Location, SHARED_DIRECTORY_VARIABLE, parse_size};
-pub use entry::{CODEC_COUNT, Found, Incr, Stamp, Timeout, Value, When, Written};
+pub use entry::{CODEC_COUNT, Found, Incr, LONGEST_TAG_BYTES, MOST_TAGS, Stamp, Terms, Timeout, Value, When, Written};
 pub use error::Error;
 pub use event::{Event, Explanation, Level, Missing, Stats};
+pub use glob::Glob;
 pub use key::{Key, LONGEST_KEY_BYTES, Space};
 pub use store::segment::counters::Counter;
+pub use store::segment::intents::{Everything, Intents};
 pub use store::segment::layout::{LARGEST_REGION_BYTES, SMALLEST_REGION_BYTES};
+pub use store::segment::loads::{Begin, Instead, Load, Looked};
+pub use store::segment::locks::{Locking, Rate};
 pub use store::segment::words::Buffer;
 #[cfg(feature = "crash-points")]
 #[doc(hidden)]

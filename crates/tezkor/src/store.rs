@@ -5,7 +5,7 @@ pub mod contract;
 pub mod dummy;
 pub mod segment;
 
-use crate::entry::{Found, Incr, Timeout, Value, When, Written};
+use crate::entry::{Found, Incr, Terms, Timeout, Value, When, Written};
 use crate::event::Stats;
 use crate::key::{Key, Space};
 
@@ -16,8 +16,8 @@ pub struct Write<'w> {
     pub key: Key<'w>,
     /// Its value.
     pub value: Value<'w>,
-    /// How long it lives.
-    pub timeout: Timeout,
+    /// How long it lives, and what it depends on.
+    pub terms: Terms<'w>,
 }
 
 /// A place that keeps bytes. The batch is the primitive: one key is a batch of one.
@@ -77,7 +77,7 @@ impl Store for segment::SegmentStore {
     }
 
     fn write(&self, writes: &[Write<'_>], when: When<'_>) -> Vec<Written> {
-        writes.iter().map(|write| self.write(&write.key, write.value, write.timeout, when)).collect()
+        writes.iter().map(|write| self.write(&write.key, write.value, write.terms, when)).collect()
     }
 
     fn remove(&self, keys: &[Key<'_>]) -> Vec<bool> {

@@ -173,7 +173,7 @@ fn a_damaged_region_is_started_empty() {
         ("cut in half", "sizes", |file| set_len(file, REGION_BYTES / 2)),
         ("grown", "sizes", |file| set_len(file, REGION_BYTES * 2)),
         ("another file", "another layout", |file| write(file, 0, PRECIOUS)),
-        ("another version", "another layout", |file| write(file, 7, b"\x02")),
+        ("another version", "another layout", |file| write(file, 7, b"\x01")),
         ("a flipped bit", "damaged", |file| write(file, 40, b"\xff")),
         ("other sizes, well formed", "sizes", |file| change_header(file, 3, 5)),
         ("another size, well formed", "sizes", |file| change_header(file, 1, REGION_BYTES / 2)),

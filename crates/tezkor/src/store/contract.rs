@@ -71,7 +71,7 @@ impl Bench<'_> {
     }
 
     fn write(&self, key: Key<'_>, value: Value<'_>, timeout: Timeout, when: When<'_>) -> Written {
-        self.store().write(&[Write { key, value, timeout }], when)[0]
+        self.store().write(&[Write { key, value, terms: timeout.into() }], when)[0]
     }
 
     fn get(&self, key: Key<'_>) -> Option<Vec<u8>> {
@@ -106,7 +106,7 @@ fn a_batch_answers_in_order(bench: &Bench<'_>) {
         .map(|(key, name)| Write {
             key: *key,
             value: Value::Bytes { codec: 2, bytes: name.as_bytes() },
-            timeout: MINUTE,
+            terms: MINUTE.into(),
         })
         .collect();
     assert!(bench.store().write(&writes, When::Always).into_iter().all(is_stored));

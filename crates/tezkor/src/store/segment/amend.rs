@@ -8,7 +8,7 @@ use super::read::{Damage, Located};
 use super::record::{self, FROZEN, Kind, NEVER_MS};
 use super::region::Region;
 use super::words::{Buffer, Ordering};
-use super::write::Terms;
+use super::write::Imprint;
 use crate::entry::{CODEC_COUNT, Incr, Value, Written};
 use crate::key::Key;
 
@@ -109,6 +109,7 @@ impl Region {
                 if old & FROZEN == 0 && record::fits_count(sum) {
                     let new = record::salted_count(sum, located.salt());
                     if word.replace(old, new).is_ok() {
+                        self.overtake_loads(key);
                         self.raise_frequency(located.position, located.word);
                         self.count(self.row_of(worker), Counter::Counts, 1);
                         return Incr::Value(sum);
@@ -135,6 +136,7 @@ impl Region {
             let Some(sum) = number.checked_add(delta) else { return Incr::NotACount };
             match self.rewrite(worker, key, &located, expires_ms, Some(sum), now_ms, buffer) {
                 Written::Stored(_) => {
+                    self.overtake_loads(key);
                     self.count(worker.row(), Counter::Counts, 1);
                     return Incr::Value(sum);
                 }
@@ -176,14 +178,14 @@ impl Region {
         let dependencies: Vec<u64> = located.dependencies().collect();
         let tags = self.tag_names(located);
         let names: Vec<&[u8]> = tags.iter().map(Vec::as_slice).collect();
-        let terms = Terms {
+        let imprint = Imprint {
             expires_ms,
             now_ms,
             // Nobody keeps a decoded copy by its stamp.
             change: u64::MAX,
             birth: located.header.birth,
             cost_us: located.header.cost_us,
-            stale_until_ms: located.header.stale_until_ms,
+            stale_ms: located.header.stale_ms,
             tags: &names,
             tag_hashes: &dependencies,
         };
@@ -192,6 +194,6 @@ impl Region {
             _ => Value::Bytes { codec, bytes: buffer.bytes() },
         };
         let rule = Rule::Exactly { position: located.position, word: located.word };
-        self.write_by(worker, key, value, terms, rule)
+        self.write_by(worker, key, value, imprint, rule)
     }
 }

@@ -61,6 +61,18 @@ counters! {
     Survivors = "survivors",
     /// Dead workers whose segments were taken over.
     DeadWorkers = "dead_workers",
+    /// Loads that were run.
+    Loads = "loads",
+    /// Loads that another ran, which were waited for.
+    LoadsAwaited = "loads_awaited",
+    /// Loads that failed.
+    LoadsFailed = "loads_failed",
+    /// Loads that were overtaken by an invalidation or a set, and not stored.
+    LoadsOvertaken = "loads_overtaken",
+    /// Tags invalidated.
+    TagsInvalidated = "tags_invalidated",
+    /// Reads of a load that were answered by a stale value.
+    HitsStale = "hits_stale",
 }
 
 const _: () = assert!(Counter::ALL.len() <= worker::COUNTERS_END - worker::COUNTERS);

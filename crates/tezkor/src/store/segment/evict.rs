@@ -195,7 +195,8 @@ impl Region {
     fn is_worth_keeping(&self, worker: &Worker, index: usize, live: &Live<'_>, now_ms: u64) -> bool {
         let salt = record::salt(self.generation(index), index, live.offset);
         let word = live.record[word::EXPIRY].load(Ordering::SeqCst);
-        if record::expires_ms(word, salt).is_none_or(|expires_ms| expires_ms <= now_ms) {
+        let dead_ms = |expires_ms: u64| expires_ms.saturating_add(live.header.stale_ms);
+        if record::expires_ms(word, salt).is_none_or(|expires_ms| dead_ms(expires_ms) <= now_ms) {
             self.count(worker.row(), Counter::EvictedExpired, 1);
             return false;
         }

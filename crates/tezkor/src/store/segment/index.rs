@@ -40,6 +40,8 @@ pub(crate) enum Inserted {
     Stored { position: usize, displaced: u64 },
     /// Another was there first, or came in between: look again.
     Again,
+    /// The caller's last look before the commit forbade it.
+    Forbidden,
 }
 
 impl Region {
@@ -103,8 +105,9 @@ impl Region {
         }
     }
 
-    /// Inserts the word of a fingerprint that no committed slot of the bucket holds.
-    pub(crate) fn insert(&self, hash: u64, new: u64) -> Inserted {
+    /// Inserts the word of a fingerprint that no committed slot of the bucket holds. `may_commit` is asked when everybody who
+    /// removes the key can see, and remove, the tentative word.
+    pub(crate) fn insert(&self, hash: u64, new: u64, may_commit: impl FnOnce() -> bool) -> Inserted {
         let (position, found) = self.cheapest_slot(hash);
         let tentative = new | slot::TENTATIVE;
         let target = &self.words()[position];
@@ -121,6 +124,10 @@ impl Region {
             let _ = target.replace(tentative, 0);
             return Inserted::Again;
         }
+        if !may_commit() {
+            let _ = target.replace(tentative, 0);
+            return Inserted::Forbidden;
+        }
         match target.replace(tentative, new) {
             Ok(()) => {
                 let displaced = if found & slot::TENTATIVE == 0 { found } else { 0 };
@@ -128,6 +135,28 @@ impl Region {
             }
             Err(_) => Inserted::Again,
         }
+    }
+
+    /// Removes the tentative words of a fingerprint: an insertion under way looks again, and a load that was overtaken ends there.
+    pub(crate) fn remove_tentative(&self, hash: u64) {
+        let fingerprint = slot::fingerprint(hash);
+        let bucket = self.bucket_at(hash);
+        for slot_word in &self.words()[bucket + 1..bucket + BUCKET_WORDS] {
+            let word = slot_word.load(Ordering::SeqCst);
+            if word & slot::TENTATIVE != 0 && slot::has_fingerprint(word, fingerprint) {
+                let _ = slot_word.replace(word, 0);
+            }
+        }
+    }
+
+    /// Whether the bucket has a tentative word of the fingerprint: something is about to be published or withdrawn.
+    pub(crate) fn has_tentative(&self, hash: u64) -> bool {
+        let fingerprint = slot::fingerprint(hash);
+        let bucket = self.bucket_at(hash);
+        self.words()[bucket + 1..bucket + BUCKET_WORDS].iter().any(|word| {
+            let word = word.load(Ordering::SeqCst);
+            word & slot::TENTATIVE != 0 && slot::has_fingerprint(word, fingerprint)
+        })
     }
 
     /// Removes foreign tentative words of the fingerprint; `false` when a committed one is there.

@@ -2,7 +2,8 @@
 //! It never touches memory; `docs/format.md` draws the same byte by byte.
 //!
 //! ```text
-//! header 4 KiB | workers | rows | Ledger (4 tables) | segment table | index | padding to 4 KiB | segments ...
+//! header 4 KiB | workers | rows | intents | claims (3 tables) | Ledger (4 tables) | segment table | index | padding to 4 KiB
+//! | segments ...
 //! ```
 
 /// Words (8 bytes) in a page.
@@ -11,7 +12,7 @@ pub(crate) const PAGE_WORDS: usize = 512;
 pub(crate) const UNIT_WORDS: usize = 2;
 
 /// `TEZKOR` and the version of the layout; raised by every change of what is written here or in `entry.rs`.
-pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"TEZKOR\x00\x01");
+pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"TEZKOR\x00\x02");
 
 /// The smallest region; below that there is private memory only.
 pub const SMALLEST_REGION_BYTES: u64 = 1 << 20;
@@ -64,6 +65,15 @@ pub(crate) mod header {
     pub(crate) const ATTACHED: usize = 72;
     /// Whether `ATTACHED` is on the disk.
     pub(crate) const SYNCED: usize = 73;
+    /// The last fencing token that was given out.
+    pub(crate) const TOKEN: usize = 80;
+    /// Loads under way that have no place in the table of flights: while there are any, every set is told to the Ledger.
+    pub(crate) const FREE_LOADS: usize = 88;
+    /// Intents that are in use, and those among them whose owner died: hints, what counts is in the table.
+    pub(crate) const INTENTS: usize = 96;
+    pub(crate) const HOLDS: usize = 97;
+    /// Until when nothing that a load brought is stored: more intents of a dead worker than the table has room for.
+    pub(crate) const HOLD_ALL_UNTIL_MS: usize = 98;
 }
 
 /// Words of a worker's row.
@@ -77,6 +87,10 @@ pub(crate) mod worker {
     pub(crate) const ENTRIES: usize = 3;
     /// The process id is one of this namespace.
     pub(crate) const PID_NAMESPACE: usize = 4;
+    /// Loads of this worker that have no place in the table of flights.
+    pub(crate) const FREE_LOADS: usize = 5;
+    /// Intents of this worker that the table had no room for: each stands for everything.
+    pub(crate) const INTENTS_OVER: usize = 6;
     /// The first counter.
     pub(crate) const COUNTERS: usize = 8;
     pub(crate) const COUNTERS_END: usize = WORDS;
@@ -89,6 +103,8 @@ pub(crate) mod row {
     pub(crate) const NAME_HIGH: usize = 1;
     /// The sequence at which it was last cleared.
     pub(crate) const CLEARED: usize = 2;
+    /// The sequence at which a pattern was last deleted from it.
+    pub(crate) const PATTERN: usize = 3;
 }
 
 /// Words of a segment's row in the segment table.
@@ -110,6 +126,36 @@ pub(crate) mod segment {
     pub(crate) const RECORDS: usize = 7;
 }
 
+/// Words of an intent: an invalidation within a transaction that may have been committed when its worker dies.
+pub(crate) mod intent {
+    pub(crate) const WORDS: usize = 8;
+    /// State (low 8 bits), the owner's row (24), a number (32).
+    pub(crate) const STATE: usize = 0;
+    /// What it invalidates.
+    pub(crate) const KIND: usize = 1;
+    pub(crate) const LOW: usize = 2;
+    pub(crate) const HIGH: usize = 3;
+    /// When it is carried out for the second time, after its owner's death; in boot time.
+    pub(crate) const DUE_MS: usize = 4;
+}
+
+/// A bucket of claims: eight slots, then four words of data for each.
+pub(crate) mod claim {
+    pub(crate) const SLOTS: usize = 8;
+    pub(crate) const DATA_WORDS: usize = 4;
+    pub(crate) const BUCKET_WORDS: usize = SLOTS * (1 + DATA_WORDS);
+    /// The fencing token.
+    pub(crate) const TOKEN: usize = 0;
+    /// Until when it is held, or the window of a rate limit.
+    pub(crate) const DEADLINE: usize = 1;
+    /// How many wait for it.
+    pub(crate) const WAITERS: usize = 2;
+    /// How often the load has failed in a row, and in which worker.
+    pub(crate) const FAILURES: usize = 3;
+    /// Flights, locks and rate windows.
+    pub(crate) const TABLES: usize = 3;
+}
+
 /// Slots of a bucket; word 0 of the bucket is its part of the ghost queue.
 pub(crate) const BUCKET_WORDS: usize = 8;
 
@@ -122,14 +168,30 @@ pub(crate) struct Geometry {
     pub(crate) buckets: usize,
     pub(crate) workers: usize,
     pub(crate) rows: usize,
+    pub(crate) intents: usize,
+    /// Buckets in each of the tables of claims.
+    pub(crate) claim_buckets: usize,
     /// Each of the four tables of the Ledger has 2^ledger_bits counters.
     pub(crate) ledger_bits: u32,
     pub(crate) workers_at: usize,
     pub(crate) rows_at: usize,
+    pub(crate) intents_at: usize,
+    pub(crate) claims_at: usize,
     pub(crate) ledger_at: usize,
     pub(crate) table_at: usize,
     pub(crate) index_at: usize,
     pub(crate) segments_at: usize,
+}
+
+/// The sizes of what lies before the segments.
+#[derive(Clone, Copy)]
+struct Tables {
+    buckets: usize,
+    workers: usize,
+    rows: usize,
+    intents: usize,
+    claim_buckets: usize,
+    ledger_bits: u32,
 }
 
 impl Geometry {
@@ -141,26 +203,25 @@ impl Geometry {
         // 64 workers at 8 MiB and above; two open segments each stay within a quarter of the region (alloc.rs).
         let workers = (most_segments / 8).clamp(8, MOST_WORKERS);
         let rows = if size_bytes < 8 << 20 { 128 } else { 1024 };
+        let intents = if size_bytes < 8 << 20 { 32 } else { 256 };
+        // One claim for 16 KiB: at most 4 096 loads, locks and rate windows each at the same time, in 0.4 % of 128 MiB.
+        let claim_buckets = (size_bytes as usize / (16 << 10) / claim::SLOTS).clamp(8, 512);
         // Four tables of 8-byte counters within 1/32 of the region, at most the 2^18 of the design.
         let ledger_bits = (size_bytes / (32 * 32)).ilog2().min(18);
         // One slot for every 224 bytes: an index that is half full at entries of 450 bytes and takes 4 % of the region.
         let buckets = (size_bytes / (224 * 7)) as usize;
-        Self::assemble(size_bytes, segment_bytes as usize / 8, most_segments, buckets, workers, rows, ledger_bits)
+        let tables = Tables { buckets, workers, rows, intents, claim_buckets, ledger_bits };
+        Self::assemble(size_bytes, segment_bytes as usize / 8, most_segments, tables)
     }
 
-    fn assemble(
-        size_bytes: u64,
-        segment_words: usize,
-        most_segments: usize,
-        buckets: usize,
-        workers: usize,
-        rows: usize,
-        ledger_bits: u32,
-    ) -> Self {
+    fn assemble(size_bytes: u64, segment_words: usize, most_segments: usize, tables: Tables) -> Self {
+        let Tables { buckets, workers, rows, intents, claim_buckets, ledger_bits } = tables;
         let workers_at = PAGE_WORDS;
         // One row more: the counters of processes that found no worker slot.
         let rows_at = workers_at + (workers + 1) * worker::WORDS;
-        let ledger_at = rows_at + rows * row::WORDS;
+        let intents_at = rows_at + rows * row::WORDS;
+        let claims_at = (intents_at + intents * intent::WORDS).next_multiple_of(BUCKET_WORDS);
+        let ledger_at = claims_at + claim::TABLES * claim_buckets * claim::BUCKET_WORDS;
         let table_at = ledger_at + (4usize << ledger_bits);
         let index_at = (table_at + most_segments * segment::WORDS).next_multiple_of(BUCKET_WORDS);
         let segments_at = (index_at + buckets * BUCKET_WORDS).next_multiple_of(PAGE_WORDS);
@@ -173,9 +234,13 @@ impl Geometry {
             buckets,
             workers,
             rows,
+            intents,
+            claim_buckets,
             ledger_bits,
             workers_at,
             rows_at,
+            intents_at,
+            claims_at,
             ledger_at,
             table_at,
             index_at,
@@ -186,9 +251,10 @@ impl Geometry {
     /// A region just large enough for the schedule explorer: one bucket, segments of a few entries.
     #[cfg(all(test, any(loom, shuttle)))]
     pub(crate) fn tiny(segments: usize, segment_words: usize) -> Self {
-        let bare = Self::assemble(1 << 30, segment_words, segments, 1, 4, 2, 1);
+        let tables = Tables { buckets: 1, workers: 4, rows: 2, intents: 2, claim_buckets: 1, ledger_bits: 1 };
+        let bare = Self::assemble(1 << 30, segment_words, segments, tables);
         let words = bare.segments_at + segments * segment_words;
-        Self::assemble(words as u64 * 8, segment_words, segments, 1, 4, 2, 1)
+        Self::assemble(words as u64 * 8, segment_words, segments, tables)
     }
 
     #[cfg(test)]

@@ -2,22 +2,27 @@
 //! It starts no thread, keeps no lock whose holder can die, and leaves nothing to repair.
 //!
 //! Read in this order: `layout` (what lies where), `slot` and `record` (the two formats), `index`, `read`, `write` with `publish`, `amend` and
-//! `large`, `alloc` and `evict` (segments), `lock` and `attach` (processes). `docs/format.md` has the same as one picture.
+//! `large`, `alloc` and `evict` (segments), `lock` and `attach` (processes), `claims` with `loads`, `locks` and `intents`. `docs/format.md` has the same as one picture.
 
 pub(crate) mod alloc;
 mod amend;
 pub(crate) mod attach;
+pub(crate) mod claims;
 pub(crate) mod counters;
 pub(crate) mod evict;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub(crate) mod index;
+pub mod intents;
 mod large;
 pub(crate) mod layout;
+pub mod loads;
 pub(crate) mod lock;
+pub mod locks;
 pub(crate) mod map;
 mod missing;
 pub(crate) mod os;
+mod patterns;
 pub(crate) mod publish;
 pub(crate) mod read;
 pub(crate) mod record;
@@ -49,14 +54,14 @@ use self::record::NEVER_MS;
 use self::region::Region;
 use self::words::Buffer;
 use self::workers::Life;
-use self::write::Terms;
+use self::write::Imprint;
 use crate::clock::{Clock, Time};
-use crate::entry::{Found, Incr, Stamp, Timeout, Value, When, Written};
+use crate::entry::{Found, Incr, Stamp, Terms, Timeout, Value, When, Written};
 use crate::event::{Event, Level};
 use crate::key::{Key, Space, name_hash};
 
 /// How often an operation looks whether the region's file is still there and the lock file still open, in boot time.
-const LOOK_EVERY_MS: u64 = 500;
+const LOOK_EVERY_MS: u64 = 250;
 /// How often a process whose region cannot be used tries again.
 const RETRY_EVERY_MS: u64 = 2_000;
 /// How long the first opening waits for another process that is making the region, and how long an operation does.
@@ -243,7 +248,7 @@ impl SegmentStore {
         let (result, counter) = match region.read(key, now_ms, buffer) {
             Read::Hit(found) => (Some(found), Counter::HitsRegion),
             Read::Absent => (None, Counter::MissesAbsent),
-            Read::Expired => (None, Counter::MissesExpired),
+            Read::Expired | Read::Stale(_) => (None, Counter::MissesExpired),
             Read::Invalidated => (None, Counter::MissesInvalidated),
             Read::Corrupt(position, word) => {
                 // It never becomes better: without it the key can be written by `add` again.
@@ -269,12 +274,12 @@ impl SegmentStore {
     }
 
     /// Writes an entry under a condition.
-    pub fn write(&self, key: &Key<'_>, value: Value<'_>, timeout: Timeout, when: When<'_>) -> Written {
+    pub fn write(&self, key: &Key<'_>, value: Value<'_>, terms: Terms<'_>, when: When<'_>) -> Written {
         let (attached, now_ms) = self.enter();
         let renewed = attached.renewed(key);
         let key = renewed.as_ref().unwrap_or(key);
         let region = &attached.region;
-        let expires_ms = match timeout {
+        let expires_ms = match terms.timeout {
             Timeout::Never => NEVER_MS,
             Timeout::After(time) => after(now_ms, time),
             Timeout::Keep => match region.find(key).and_then(|located| located.expires_ms()) {
@@ -291,19 +296,20 @@ impl SegmentStore {
             region.remove(key, now_ms);
             return Written::Refused;
         };
+        let tag_hashes = tag_hashes(key.space, terms.tags);
         // The change counter before the birth: what a decoded copy takes for fresh is fresh at least up to it.
         let change = region.ledger().change();
-        let terms = Terms {
+        let imprint = Imprint {
             expires_ms,
             now_ms,
             change,
             birth: region.ledger().sequence(),
             cost_us: 0,
-            stale_until_ms: 0,
-            tags: &[],
-            tag_hashes: &[],
+            stale_ms: milliseconds(terms.stale),
+            tags: terms.tags,
+            tag_hashes: &tag_hashes,
         };
-        let written = region.write(worker, key, value, terms, when);
+        let written = region.write(worker, key, value, imprint, when);
         if let Written::Refused = written {
             self.say_refused(region, value);
         }
@@ -380,7 +386,7 @@ impl SegmentStore {
         let renewed = attached.renewed(key);
         let key = renewed.as_ref().unwrap_or(key);
         let region = &attached.region;
-        region.ledger().invalidate_key(key);
+        region.ledger().invalidate_key(key.low, key.high);
         let removed = region.remove(key, now_ms);
         region.count(attached.row(), Counter::Deletes, u64::from(removed));
         removed
@@ -452,6 +458,14 @@ impl SegmentStore {
         let (attached, _) = self.enter();
         attached.region.ledger().clear_row(row(attached.renewed_space(space)));
         attached.region.count(attached.row(), Counter::Clears, 1);
+    }
+
+    /// Invalidates all entries of the prefix that depend on one of the tags; constant cost, however many they are.
+    pub fn invalidate_tags(&self, space: Space, tags: &[&[u8]]) {
+        let (attached, _) = self.enter();
+        let tags = tag_hashes(attached.renewed_space(space), tags);
+        attached.region.ledger().invalidate_tags(&tags);
+        attached.region.count(attached.row(), Counter::TagsInvalidated, tags.len() as u64);
     }
 
     /// The space of a prefix within a location.
@@ -562,9 +576,22 @@ impl SegmentStore {
     }
 }
 
+/// The hashes of tags, which belong to a prefix.
+fn tag_hashes(space: Space, tags: &[&[u8]]) -> Vec<u64> {
+    let hash = |tag: &&[u8]| {
+        let [low, high] = space.prefix.map(u64::to_le_bytes);
+        name_hash(b't', &[&low[..], &high, tag].concat()) as u64
+    };
+    tags.iter().map(hash).collect()
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).min(NEVER_MS)
+}
+
 /// The time so long after another.
 fn after(now_ms: u64, time: Duration) -> u64 {
-    now_ms.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)).min(NEVER_MS)
+    now_ms.saturating_add(milliseconds(time)).min(NEVER_MS)
 }
 
 /// The most workers of a region.

@@ -55,6 +55,33 @@ pub(crate) fn boot_ms() -> u64 {
     time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000
 }
 
+/// Sleeps until somebody wakes those who wait for the word, at most this long; at once if its low half is another by now.
+/// May also return early, for a signal for example.
+#[cfg(all(target_os = "linux", not(any(loom, shuttle))))]
+pub(crate) fn wait_for_change(word: &super::words::Word, value: u64, most: std::time::Duration) {
+    let timeout =
+        libc::timespec { tv_sec: most.as_secs() as libc::time_t, tv_nsec: most.subsec_nanos() as libc::c_long };
+    // SAFETY: the word is borrowed, so its address is mapped; the kernel only reads it. The timeout lives through the call.
+    unsafe { libc::syscall(libc::SYS_futex, word.low_half(), libc::FUTEX_WAIT, value as u32, &raw const timeout) };
+}
+
+/// Wakes all who wait for the word, in all processes.
+#[cfg(all(target_os = "linux", not(any(loom, shuttle))))]
+pub(crate) fn wake_all(word: &super::words::Word) {
+    // SAFETY: the word is borrowed, so its address is mapped; the kernel only looks up who waits there.
+    unsafe { libc::syscall(libc::SYS_futex, word.low_half(), libc::FUTEX_WAKE, libc::c_int::MAX) };
+}
+
+/// Where the kernel offers nothing portable, a short sleep stands in for a wake-up.
+#[cfg(not(all(target_os = "linux", not(any(loom, shuttle)))))]
+pub(crate) fn wait_for_change(_: &super::words::Word, _: u64, most: std::time::Duration) {
+    std::thread::sleep(most.min(std::time::Duration::from_millis(2)));
+}
+
+/// Nobody sleeps longer than a moment.
+#[cfg(all(not(target_os = "linux"), not(any(loom, shuttle))))]
+pub(crate) fn wake_all(_: &super::words::Word) {}
+
 /// The user that this process acts for.
 pub(crate) fn user_id() -> u32 {
     // SAFETY: takes nothing and cannot fail.

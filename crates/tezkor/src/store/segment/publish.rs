@@ -4,10 +4,12 @@
 use super::alloc::Worker;
 use super::counters::Counter;
 use super::index::Inserted;
+use super::layout::UNIT_WORDS;
 use super::read::Located;
 use super::record::{Header, Kind};
 use super::region::Region;
 use super::slot;
+use super::words::Ordering;
 use crate::entry::{Stamp, When};
 use crate::key::Key;
 
@@ -19,6 +21,15 @@ pub(crate) const MOST_TRIES: u32 = 10_000;
 pub(crate) enum Rule<'s> {
     When(When<'s>),
     Exactly { position: usize, word: u64 },
+    Load(&'s Overtaking<'s>),
+}
+
+/// What a load must not have been overtaken by.
+pub(crate) struct Overtaking<'s> {
+    /// The live entry that was there when the load began.
+    pub(crate) seen: Option<u64>,
+    /// Asked last, when whoever invalidates the key can see that it is about to be published.
+    pub(crate) may_commit: &'s dyn Fn() -> bool,
 }
 
 /// Where a record was published.
@@ -62,7 +73,20 @@ impl Region {
                 let swapped = self.swap(position, word, |current| slot::with_frequency(new, slot::frequency(current)));
                 return Some(swapped.then_some(Published { position, replaced: word }));
             }
-            let Rule::When(when) = rule else { return None };
+            let when = match rule {
+                Rule::When(when) => when,
+                Rule::Load(overtaking) => match self.publish_load(worker, key, new, overtaking, now_ms) {
+                    Inserted::Stored { position, displaced } => {
+                        return Some(Some(Published { position, replaced: displaced }));
+                    }
+                    Inserted::Forbidden => return Some(None),
+                    Inserted::Again => {
+                        back_off(attempt, worker.row());
+                        continue;
+                    }
+                },
+                Rule::Exactly { .. } => return None,
+            };
             // The slot first, then what it leads to: a word that was not our key's when it was looked at never becomes so, and
             // the swap fails if the slot has another word by then.
             let mut occupied = None;
@@ -101,7 +125,7 @@ impl Region {
                         return Some(Some(Published { position: slot.position, replaced: slot.word }));
                     }
                 }
-                None => match self.insert(key.low, new) {
+                None => match self.insert(key.low, new, || true) {
                     Inserted::Stored { position, displaced } => {
                         if displaced != 0 && self.generation_of(displaced).is_some() {
                             self.count(worker.row(), Counter::EvictedEntries, 1);
@@ -109,10 +133,59 @@ impl Region {
                         return Some(Some(Published { position, replaced: displaced }));
                     }
                     Inserted::Again => back_off(attempt, worker.row()),
+                    Inserted::Forbidden => return Some(None),
                 },
             }
         }
         None
+    }
+
+    /// Publishes what a load brought, unless it was overtaken. A delete raises the Ledger first and then removes tentative words;
+    /// a load puts its tentative word first and then asks the Ledger: whichever comes second sees the other.
+    fn publish_load(&self, worker: &Worker, key: &Key<'_>, new: u64, rule: &Overtaking<'_>, now_ms: u64) -> Inserted {
+        let mut occupied = None;
+        self.occupied(key.low, |slot| {
+            occupied = Some(slot);
+            true
+        });
+        let Ok(located) = self.locate(key) else { return Inserted::Again };
+        let live = located.as_ref().filter(|located| self.is_live(key, located, now_ms));
+        if live.is_some_and(|live| Some(live.header.id) != rule.seen) {
+            // A set came in between: what it wrote is younger than what the load has seen.
+            return Inserted::Forbidden;
+        }
+        let Some(slot) = occupied else {
+            if located.is_some() {
+                return Inserted::Again;
+            }
+            let inserted = self.insert(key.low, new, rule.may_commit);
+            if let Inserted::Stored { displaced, .. } = inserted
+                && displaced != 0
+                && self.generation_of(displaced).is_some()
+            {
+                self.count(worker.row(), Counter::EvictedEntries, 1);
+            }
+            return inserted;
+        };
+        if located.is_some_and(|located| slot::identity(located.word) != slot::identity(slot.word)) {
+            return Inserted::Again;
+        }
+        let kept = |current| slot::with_frequency(new, slot::frequency(current));
+        if !self.swap(slot.position, slot.word, |current| kept(current) | slot::TENTATIVE) {
+            return Inserted::Again;
+        }
+        let tentative = self.words()[slot.position].load(Ordering::SeqCst);
+        if slot::identity(tentative) != slot::identity(new) | slot::TENTATIVE {
+            return Inserted::Again;
+        }
+        if !(rule.may_commit)() {
+            let _ = self.words()[slot.position].replace(tentative, 0);
+            return Inserted::Forbidden;
+        }
+        match self.words()[slot.position].replace(tentative, tentative & !slot::TENTATIVE) {
+            Ok(()) => Inserted::Stored { position: slot.position, displaced: slot.word },
+            Err(_) => Inserted::Again,
+        }
     }
 
     /// Leads a slot away from a damaged record, if it still leads there.
@@ -122,8 +195,21 @@ impl Region {
         }
     }
 
+    /// Removes whatever has this hash, for those who know no more of a key.
+    pub(crate) fn remove_hash(&self, low: u64) {
+        self.remove_tentative(low);
+        self.occupied(low, |slot| {
+            let record = self.segment(slot::segment(slot.word)).get(slot::offset(slot.word) * UNIT_WORDS..);
+            if record.and_then(Header::load).is_some_and(|header| header.hash == low) {
+                self.discard(slot.position, slot.word);
+            }
+            false
+        });
+    }
+
     /// Removes an entry; whether there was one that could be read before its key was invalidated.
     pub(crate) fn remove(&self, key: &Key<'_>, now_ms: u64) -> bool {
+        self.remove_tentative(key.low);
         for _ in 0..MOST_TRIES {
             let Ok(located) = self.locate(key) else { continue };
             let Some(located) = located else { return false };

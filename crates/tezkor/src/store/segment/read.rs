@@ -40,6 +40,11 @@ impl<'r> Located<'r> {
         record::expires_ms(self.header.expiry_word, self.salt())
     }
 
+    /// When it is of no use any more, stale or not.
+    pub(crate) fn dead_ms(&self) -> Option<u64> {
+        self.expires_ms().map(|expires_ms| expires_ms.saturating_add(self.header.stale_ms))
+    }
+
     pub(crate) fn expiry(&self) -> &'r Word {
         &self.record[word::EXPIRY]
     }
@@ -78,6 +83,7 @@ impl<'r> Located<'r> {
             change,
             dependencies: self.header.dependencies > 0,
             count: 0,
+            cost_us: self.header.cost_us,
         })
     }
 }
@@ -87,6 +93,8 @@ pub(crate) enum Read {
     Hit(Found),
     Absent,
     Expired,
+    /// Expired, not invalidated, and kept for as long as a load may take or fail.
+    Stale(Found),
     Invalidated,
     /// The slot's position and word.
     Corrupt(usize, u64),
@@ -155,14 +163,39 @@ impl Region {
 
     /// Reads the value of a key into the buffer.
     pub(crate) fn read(&self, key: &Key<'_>, now_ms: u64, buffer: &mut Buffer) -> Read {
+        self.read_until(key, now_ms, buffer, |located| located.expires_ms())
+    }
+
+    /// Reads the value of a key that a load is about to replace: a stale one too.
+    pub(crate) fn read_stale(&self, key: &Key<'_>, now_ms: u64, buffer: &mut Buffer) -> Read {
+        match self.read_until(key, now_ms, buffer, |located| located.dead_ms()) {
+            Read::Hit(found) if now_ms >= found.stamp.expires_ms => Read::Stale(found),
+            other => other,
+        }
+    }
+
+    fn read_until(
+        &self,
+        key: &Key<'_>,
+        now_ms: u64,
+        buffer: &mut Buffer,
+        until: impl Fn(&Located<'_>) -> Option<u64>,
+    ) -> Read {
         for _ in 0..MOST_LOOKS {
             // The change counter is loaded first: what is found fresh below is fresh at least up to it.
             let change = self.ledger().change();
             let Ok(located) = self.locate(key) else { continue };
-            let Some(located) = located else { return Read::Absent };
+            let Some(located) = located else {
+                // A load is about to replace what is there: a matter of nanoseconds, unless it died or sleeps.
+                if !cfg!(any(loom, shuttle)) && self.has_tentative(key.low) {
+                    std::hint::spin_loop();
+                    continue;
+                }
+                return Read::Absent;
+            };
             let corrupt = Read::Corrupt(located.position, located.word);
-            let Some(expires_ms) = located.expires_ms() else { return corrupt };
-            if now_ms >= expires_ms {
+            let Some(until_ms) = until(&located) else { return corrupt };
+            if now_ms >= until_ms {
                 return Read::Expired;
             }
             if !self.is_fresh(key, &located) {
@@ -327,7 +360,7 @@ mod tests {
     use super::super::alloc::Worker;
     use super::super::attach;
     use super::super::state::Owner;
-    use super::super::write::Terms;
+    use super::super::write::Imprint;
     use super::*;
     use crate::clock::Clock;
     use crate::entry::{Value, When, Written};
@@ -347,18 +380,18 @@ mod tests {
             prefix_row: 0,
         };
         let key = |bytes| Key { bytes, space, low: 7, high: 7 };
-        let terms = Terms {
+        let imprint = Imprint {
             expires_ms: 60_000,
             now_ms: 1,
             change: 0,
             birth: 0,
             cost_us: 0,
-            stale_until_ms: 0,
+            stale_ms: 0,
             tags: &[],
             tag_hashes: &[],
         };
         let value = Value::Bytes { codec: 1, bytes: b"ada's" };
-        let written = region.write(&worker, &key(b":1:user:1"), value, terms, When::Always);
+        let written = region.write(&worker, &key(b":1:user:1"), value, imprint, When::Always);
         assert!(matches!(written, Written::Stored(_)));
         let mut buffer = Buffer::new();
         assert!(matches!(region.read(&key(b":1:user:1"), 2, &mut buffer), Read::Hit(_)));

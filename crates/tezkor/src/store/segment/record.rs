@@ -6,7 +6,7 @@
 //!      1   hash of the key (low 64 bits): leads an evictor to the slot
 //!      2   entry id: worker 16 | number 48; kept when a survivor is copied
 //!      3   expiry 46 (ms) | salt 16 | unused 1 | frozen 1                                            changed in place
-//!      4   stale until 48 (ms) | codec 8 | flags 8
+//!      4   stale 48 (ms after the expiry) | codec 8 | flags 8
 //!      5   birth: the Ledger's sequence before the load began
 //!      6   created 48 (ms) | writer 16
 //!      7   epoch 32 | load cost 32 (microseconds)
@@ -70,7 +70,7 @@ pub(crate) struct Header {
     pub(crate) hash: u64,
     pub(crate) id: u64,
     pub(crate) expiry_word: u64,
-    pub(crate) stale_until_ms: u64,
+    pub(crate) stale_ms: u64,
     pub(crate) codec: u8,
     pub(crate) flags: u8,
     pub(crate) birth: u64,
@@ -108,7 +108,7 @@ impl Header {
             hash: at(word::HASH),
             id: at(word::ID),
             expiry_word: at(word::EXPIRY),
-            stale_until_ms: codec & MILLISECONDS,
+            stale_ms: codec & MILLISECONDS,
             codec: (codec >> 48) as u8,
             flags: (codec >> 56) as u8,
             birth: at(word::BIRTH),
@@ -154,7 +154,7 @@ impl Header {
     /// Words 4 to 8.
     fn packed(&self) -> [u64; 5] {
         [
-            (self.stale_until_ms & MILLISECONDS) | u64::from(self.codec) << 48 | u64::from(self.flags) << 56,
+            (self.stale_ms & MILLISECONDS) | u64::from(self.codec) << 48 | u64::from(self.flags) << 56,
             self.birth,
             (self.created_ms & MILLISECONDS) | u64::from(self.writer) << 48,
             u64::from(self.epoch) | u64::from(self.cost_us) << 32,

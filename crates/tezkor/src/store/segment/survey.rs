@@ -1,6 +1,7 @@
 //! Looking at a region as a whole: keys, sizes, what became of a key. For people and tests; never on the path of a get.
 
 use super::SegmentStore;
+use super::claims::Table;
 use super::counters::Counter;
 use super::layout::{BUCKET_WORDS, UNIT_WORDS, segment, worker};
 use super::read::Located;
@@ -30,7 +31,7 @@ impl SegmentStore {
     }
 
     /// Calls `each` with the header and key of every record that a slot leads to.
-    fn each_record(&self, each: &mut dyn FnMut(&Header, &[u8]) -> bool) {
+    pub(super) fn each_record(&self, each: &mut dyn FnMut(&Header, &[u8]) -> bool) {
         let attached = self.attached.load();
         let region = &attached.region;
         let mut words = Vec::new();
@@ -131,6 +132,9 @@ impl SegmentStore {
             segment_bytes: geometry.segment_words as u64 * 8,
             segments: geometry.segments as u64,
             largest_value_bytes: geometry.largest_value() as u64,
+            loads_claimed: region.claims_in_use(Table::Flights),
+            locks_claimed: region.claims_in_use(Table::Locks),
+            rates_claimed: region.claims_in_use(Table::Rates),
             ..Stats::default()
         };
         for index in 0..geometry.segments {

@@ -28,6 +28,13 @@ impl Word {
         self.0.load(ordering)
     }
 
+    /// The low half in memory, for the kernel to watch.
+    #[cfg(all(target_os = "linux", not(any(loom, shuttle))))]
+    pub(crate) fn low_half(&self) -> *const u32 {
+        let at = (&raw const self.0).cast::<u32>();
+        if cfg!(target_endian = "little") { at } else { at.wrapping_add(1) }
+    }
+
     #[inline(always)]
     pub(crate) fn store(&self, value: u64, ordering: Ordering) {
         crash_point();

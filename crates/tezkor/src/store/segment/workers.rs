@@ -101,6 +101,10 @@ impl Attached {
             _ => 0,
         };
         self.region.adopt(row, rests_until_ms);
+        // Before the row is anybody's again: who asks whether its claims' holder lives asks about the row.
+        self.region.release_claims_of(row);
+        self.region.forget_free_loads(row);
+        self.region.hold_intents_of(row, now_ms);
         self.region.count(row, Counter::DeadWorkers, u64::from(died));
     }
 
@@ -157,6 +161,7 @@ impl Attached {
     /// What has to be done now and then: after dead workers, after memory that was full, for the age of the region. In boot
     /// time, which nobody sets back.
     pub(crate) fn maintain(&self, now_ms: u64) {
+        self.probe_intents(now_ms);
         if now_ms >= self.sweep_at_ms.load(Ordering::Relaxed) {
             self.sweep_at_ms.store(now_ms + SWEEP_EVERY_MS, Ordering::Relaxed);
             self.sweep(now_ms);

@@ -21,9 +21,9 @@ const SHORT_BYTES: usize = 4096;
 /// The header's words that the checksum covers.
 pub(crate) const CHECKED: usize = 8;
 
-/// What is written beside key and value.
+/// What is written beside key and value, and how the birth is to be seen.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Terms<'t> {
+pub(crate) struct Imprint<'t> {
     pub(crate) expires_ms: u64,
     pub(crate) now_ms: u64,
     /// The Ledger's change counter before the birth was read.
@@ -31,7 +31,7 @@ pub(crate) struct Terms<'t> {
     /// The Ledger's sequence before the load began; the present one for a plain set.
     pub(crate) birth: u64,
     pub(crate) cost_us: u32,
-    pub(crate) stale_until_ms: u64,
+    pub(crate) stale_ms: u64,
     pub(crate) tags: &'t [&'t [u8]],
     pub(crate) tag_hashes: &'t [u64],
 }
@@ -43,20 +43,24 @@ impl Region {
         worker: &Worker,
         key: &Key<'_>,
         value: Value<'_>,
-        terms: Terms<'_>,
+        imprint: Imprint<'_>,
         when: When<'_>,
     ) -> Written {
-        if !matches!(when, When::Always) && !self.holds(key, when, terms.now_ms) {
+        if !matches!(when, When::Always) && !self.holds(key, when, imprint.now_ms) {
             self.count(worker.row(), Counter::Held, 1);
             return Written::Held;
         }
-        let written = self.write_by(worker, key, value, terms, Rule::When(when));
+        let written = self.write_by(worker, key, value, imprint, Rule::When(when));
         match written {
-            Written::Stored(_) => self.count(worker.row(), Counter::Sets, 1),
+            Written::Stored(_) => {
+                self.overtake_loads(key);
+                self.count(worker.row(), Counter::Sets, 1);
+            }
             Written::Held => self.count(worker.row(), Counter::Held, 1),
             _ => {
+                self.overtake_loads(key);
                 self.count(worker.row(), Counter::Refused, 1);
-                self.remove(key, terms.now_ms);
+                self.remove(key, imprint.now_ms);
             }
         }
         written
@@ -67,7 +71,7 @@ impl Region {
         worker: &Worker,
         key: &Key<'_>,
         value: Value<'_>,
-        terms: Terms<'_>,
+        imprint: Imprint<'_>,
         rule: Rule<'_>,
     ) -> Written {
         let number;
@@ -87,19 +91,19 @@ impl Region {
         let mut header = Header {
             kind,
             header_words: HEADER_WORDS,
-            dependencies: terms.tag_hashes.len(),
+            dependencies: imprint.tag_hashes.len(),
             units: 0,
             hash: key.low,
             id,
-            expiry_word: terms.expires_ms,
-            stale_until_ms: terms.stale_until_ms,
+            expiry_word: imprint.expires_ms,
+            stale_ms: imprint.stale_ms,
             codec,
             flags: 0,
-            birth: terms.birth,
-            created_ms: terms.now_ms,
+            birth: imprint.birth,
+            created_ms: imprint.now_ms,
             writer: worker.owner.row,
             epoch: self.epoch,
-            cost_us: terms.cost_us,
+            cost_us: imprint.cost_us,
             key_length: key.bytes.len() + 8,
             prefix_row: key.space.prefix_row,
             location_row: key.space.location_row,
@@ -109,19 +113,19 @@ impl Region {
         let value_words = if kind == Kind::Count { 1 } else { bytes.len().div_ceil(8) };
         let short = if bytes.len() <= SHORT_BYTES { value_words } else { 0 };
         // The words that the checksum covers: of the header (filled in when it is complete), key and dependencies, the value.
-        let mut checked = Vec::with_capacity(CHECKED + header.key_words() + terms.tag_hashes.len() + 1 + short);
+        let mut checked = Vec::with_capacity(CHECKED + header.key_words() + imprint.tag_hashes.len() + 1 + short);
         checked.extend_from_slice(&[0; CHECKED]);
-        pack_middle(&mut checked, key, &terms);
+        pack_middle(&mut checked, key, &imprint);
         let words = HEADER_WORDS + checked.len() - CHECKED + value_words;
         header.units = words.div_ceil(UNIT_WORDS);
         let reserved = if header.units <= self.geometry.segment_units() {
-            self.append(worker, &mut header, checked, value, bytes, terms.now_ms)
+            self.append(worker, &mut header, checked, value, bytes, imprint.now_ms)
         } else {
-            self.append_large(worker, &mut header, checked, bytes, terms.now_ms)
+            self.append_large(worker, &mut header, checked, bytes, imprint.now_ms)
         };
         let Some(reserved) = reserved else { return Written::Refused };
         let new = slot::pack(slot::fingerprint(key.low), reserved.segment, reserved.generation, reserved.offset);
-        let published = self.publish(worker, key, new, rule, terms.now_ms);
+        let published = self.publish(worker, key, new, rule, imprint.now_ms);
         if let Some((head, queue)) = reserved.large {
             self.settle_large(worker, head, matches!(published, Some(Some(_))).then_some(queue));
         }
@@ -134,12 +138,13 @@ impl Region {
                     identity: slot::identity(new),
                     generation: reserved.generation,
                     id,
-                    birth: terms.birth,
+                    birth: imprint.birth,
                     prefix_row: key.space.prefix_row,
-                    expires_ms: terms.expires_ms.min(NEVER_MS),
-                    change: terms.change,
+                    expires_ms: imprint.expires_ms.min(NEVER_MS),
+                    change: imprint.change,
                     count: if let Value::Count(count) = value { count } else { 0 },
-                    dependencies: !terms.tag_hashes.is_empty(),
+                    cost_us: imprint.cost_us,
+                    dependencies: !imprint.tag_hashes.is_empty(),
                 })
             }
             Some(None) => Written::Held,
@@ -236,15 +241,15 @@ pub(crate) struct Appended<'r> {
 }
 
 /// Key, dependencies and tag names, as words.
-fn pack_middle(middle: &mut Vec<u64>, key: &Key<'_>, terms: &Terms<'_>) {
+fn pack_middle(middle: &mut Vec<u64>, key: &Key<'_>, imprint: &Imprint<'_>) {
     middle.push(key.space.location);
     pack_bytes(middle, key.bytes);
-    if terms.tag_hashes.is_empty() {
+    if imprint.tag_hashes.is_empty() {
         return;
     }
-    middle.extend_from_slice(terms.tag_hashes);
+    middle.extend_from_slice(imprint.tag_hashes);
     let mut names = Vec::new();
-    for tag in terms.tags {
+    for tag in imprint.tags {
         names.extend_from_slice(&(tag.len() as u16).to_le_bytes());
         names.extend_from_slice(tag);
     }

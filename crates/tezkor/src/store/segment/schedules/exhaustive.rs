@@ -18,7 +18,7 @@ const PREEMPTIONS: usize = 3;
 /// Accesses of one schedule, far more than any of the models makes unless it does not end.
 const MOST_ACCESSES: usize = 20_000;
 
-fn explore(model: impl Fn() + Sync + Send + 'static) {
+pub(super) fn explore(model: impl Fn() + Sync + Send + 'static) {
     explore_with(1, model);
 }
 

@@ -12,6 +12,8 @@ pub(crate) mod atomic;
 mod death;
 #[cfg(all(test, loom))]
 mod exhaustive;
+#[cfg(all(test, loom))]
+mod loading;
 #[cfg(all(test, shuttle))]
 mod random;
 #[cfg(test)]

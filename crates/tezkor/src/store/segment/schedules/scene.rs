@@ -8,14 +8,14 @@ use crate::entry::{Incr, Stamp, Value, When, Written};
 use crate::key::{Key, Space};
 use crate::store::segment::alloc::Worker;
 use crate::store::segment::index::Occupied;
-use crate::store::segment::layout::{Geometry, segment};
+use crate::store::segment::layout::{Geometry, claim, header, segment};
 use crate::store::segment::read::{Located, Read};
 use crate::store::segment::record::{Header, Kind};
 use crate::store::segment::region::{Region, Room};
 use crate::store::segment::slot;
 use crate::store::segment::state::{self, Owner, State};
 use crate::store::segment::words::{Buffer, Ordering, Part, Words};
-use crate::store::segment::write::Terms;
+use crate::store::segment::write::Imprint;
 
 /// A record of a one-word key and a one-word value (or a count), rounded up to units.
 pub(super) const RECORD_WORDS: usize = 14;
@@ -45,6 +45,8 @@ pub(super) enum Explore {
     Records,
     /// All words, and generations are without a total order.
     WeakRecords,
+    /// The Ledger and the claims, beside the index.
+    Loads,
 }
 
 #[derive(Clone)]
@@ -72,7 +74,7 @@ impl Scene {
             let explored = if position >= geometry.segments_at {
                 let word = (position - geometry.segments_at) % RECORD_WORDS;
                 match explore {
-                    Explore::Index => false,
+                    Explore::Index | Explore::Loads => false,
                     Explore::InPlace => matches!(word, 3 | VALUE_WORD),
                     Explore::Ends => matches!(word, 0 | VALUE_WORD),
                     Explore::Records | Explore::WeakRecords => true,
@@ -84,7 +86,11 @@ impl Scene {
                 if field == segment::GENERATION && explore == Explore::WeakRecords {
                     return Part::Weak;
                 }
-                field <= segment::CURSOR
+                field <= segment::CURSOR && explore != Explore::Loads
+            } else if explore == Explore::Loads {
+                let is_claim = (geometry.claims_at..geometry.ledger_at).contains(&position)
+                    && (position - geometry.claims_at) % claim::BUCKET_WORDS < claim::SLOTS;
+                is_claim || position >= geometry.ledger_at || matches!(position, header::SEQUENCE | header::TOKEN)
             } else {
                 false
             };
@@ -104,14 +110,14 @@ impl Scene {
         Worker::joining(owner(row))
     }
 
-    fn terms(&self) -> Terms<'static> {
-        Terms {
+    pub(super) fn imprint(&self) -> Imprint<'static> {
+        Imprint {
             expires_ms: LATER_MS,
             now_ms: NOW_MS,
             change: self.ledger().change(),
             birth: self.ledger().sequence(),
             cost_us: 0,
-            stale_until_ms: 0,
+            stale_ms: 0,
             tags: &[],
             tag_hashes: &[],
         }
@@ -120,7 +126,7 @@ impl Scene {
     pub(super) fn write(&self, worker: &Worker, low: u64, number: u64, when: When<'_>) -> Written {
         let bytes = (number << 32 | low).to_le_bytes();
         let value = Value::Bytes { codec: 1, bytes: &bytes };
-        self.0.write(worker, &key(low, &low.to_le_bytes()), value, self.terms(), when)
+        self.0.write(worker, &key(low, &low.to_le_bytes()), value, self.imprint(), when)
     }
 
     pub(super) fn set(&self, worker: &Worker, low: u64, number: u64) -> Stamp {
@@ -134,7 +140,7 @@ impl Scene {
     pub(super) fn write_words(&self, worker: &Worker, low: u64, words: &[u64]) -> bool {
         let value = Value::Bytes { codec: 2, bytes: bytemuck::cast_slice(words) };
         let key_bytes = low.to_le_bytes();
-        let written = self.0.write(worker, &key(low, &key_bytes), value, self.terms(), When::Always);
+        let written = self.0.write(worker, &key(low, &key_bytes), value, self.imprint(), When::Always);
         matches!(written, Written::Stored(_))
     }
 
@@ -165,7 +171,7 @@ impl Scene {
 
     pub(super) fn set_count(&self, worker: &Worker, low: u64, count: i64) -> Stamp {
         let key_bytes = low.to_le_bytes();
-        match self.0.write(worker, &key(low, &key_bytes), Value::Count(count), self.terms(), When::Always) {
+        match self.0.write(worker, &key(low, &key_bytes), Value::Count(count), self.imprint(), When::Always) {
             Written::Stored(stamp) => stamp,
             other => panic!("a set of a count came to {other:?}"),
         }
@@ -185,8 +191,14 @@ impl Scene {
     pub(super) fn remove(&self, low: u64) -> bool {
         let key_bytes = low.to_le_bytes();
         let key = key(low, &key_bytes);
-        self.ledger().invalidate_key(&key);
+        self.ledger().invalidate_key(key.low, key.high);
         self.0.remove(&key, NOW_MS)
+    }
+
+    /// Removes an entry as the scan of a pattern does: without telling the Ledger about the key.
+    pub(super) fn remove_entry(&self, low: u64) -> bool {
+        let key_bytes = low.to_le_bytes();
+        self.0.remove(&key(low, &key_bytes), NOW_MS)
     }
 
     /// Reads a value, which has to be a whole one of its key.
@@ -201,7 +213,7 @@ impl Scene {
                 Seen::Value(number >> 32)
             }
             Read::Absent | Read::Invalidated => Seen::Nothing,
-            Read::Expired => panic!("nothing expires in a model"),
+            Read::Expired | Read::Stale(_) => panic!("nothing expires in a model"),
             Read::Corrupt(..) => panic!("a read took what was changing under it for damaged"),
         }
     }
@@ -288,6 +300,6 @@ pub(super) fn owner(row: u16) -> Owner {
     Owner { row, incarnation: 1 }
 }
 
-fn key(low: u64, bytes: &[u8]) -> Key<'_> {
+pub(super) fn key(low: u64, bytes: &[u8]) -> Key<'_> {
     Key { bytes, space: SPACE, low, high: low }
 }
