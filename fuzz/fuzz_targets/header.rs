@@ -39,7 +39,7 @@ fn work(store: &SegmentStore) {
         assert_eq!(buffer.bytes(), b"value", "a value that was never set");
     }
     let value = Value::Bytes { codec: 1, bytes: b"value" };
-    if let Written::Stored(_) = store.write(&key, value, Timeout::After(Duration::from_secs(60)), When::Always) {
+    if let Written::Stored(_) = store.write(&key, value, Timeout::After(Duration::from_secs(60)).into(), When::Always) {
         store.has(&key);
     }
     store.count(&count, 1);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use libfuzzer_sys::fuzz_target;
 use tezkor::store::segment::SegmentStore;
 use tezkor::store::segment::fuzzing::Part;
-use tezkor::{Buffer, Key, Stamp, Timeout, Value, When, Written};
+use tezkor::{Begin, Buffer, Everything, Key, Locking, Looked, Stamp, Terms, Timeout, Value, When, Written};
 
 const STEPS: usize = 100;
 const KEYS: [&[u8]; 6] = [b"", b"a", b"b", b"key number three", b"\0\xff", &[b'k'; 3000]];
@@ -78,7 +78,7 @@ impl Run {
         let bytes = value(index, salt, length);
         let entry = Value::Bytes { codec: 1, bytes: &bytes };
         self.set.push((index, salt, length));
-        if let Written::Stored(stamp) = self.store.write(&self.key(index), entry, Timeout::Never, when) {
+        if let Written::Stored(stamp) = self.store.write(&self.key(index), entry, Timeout::Never.into(), when) {
             self.stamp = Some((index, stamp));
         }
     }
@@ -114,7 +114,7 @@ impl Run {
             6 => drop(self.store.count(&key, program.number()? as i64)),
             7 => {
                 let count = Value::Count(program.number()? as i64);
-                self.store.write(&key, count, Timeout::After(Duration::from_secs(60)), When::Always);
+                self.store.write(&key, count, Timeout::After(Duration::from_secs(60)).into(), When::Always);
             }
             8 => {
                 // Fills segments, so that others are evicted.
@@ -123,7 +123,7 @@ impl Run {
                     let other = format!("filler {step}");
                     let key = self.store.key(key.space(), other.as_bytes());
                     let entry = Value::Bytes { codec: 1, bytes: &[step; 9_000] };
-                    self.store.write(&key, entry, Timeout::Never, When::Always);
+                    self.store.write(&key, entry, Timeout::Never.into(), When::Always);
                 }
             }
             9 => {
@@ -174,6 +174,35 @@ impl Run {
                 self.register = read;
             }
             20 => self.register ^= 1 << (program.byte()? % 64),
+            21 => {
+                let begin = Begin { birth: None, beta: 1.0, dice: 0.5, alone: program.byte()? % 4 == 0 };
+                if let Looked::Load(mut load) = self.store.load(&key, &mut self.buffer, begin) {
+                    self.store.count_waiter(&load, true);
+                    let (salt, length) = (program.byte()?, program.choose(&LENGTHS)?);
+                    let bytes = value(index, salt, length);
+                    self.set.push((index, salt, length));
+                    let tag: &[u8] = if salt % 2 == 0 { b"even" } else { b"odd" };
+                    let terms = Terms { stale: Duration::from_secs(1), tags: &[tag], ..Timeout::Never.into() };
+                    match salt % 5 {
+                        0 => self.store.fail(&mut load),
+                        1 => drop(self.store.is_over(&load)),
+                        _ => drop(self.store.fill(&key, &mut load, Value::Bytes { codec: 1, bytes: &bytes }, terms)),
+                    }
+                    self.store.end(&mut load);
+                }
+                self.store.invalidate_tags(key.space(), &[b"odd"]);
+            }
+            22 => {
+                let most = Some(Duration::from_millis(program.place()? as u64));
+                if let Ok(Locking::Held(token)) = self.store.lock(&key, most) {
+                    self.store.extend_lock(&key, token, None);
+                    self.store.unlock(&key, token);
+                }
+                let _ = self.store.use_rate(&key, 1 + u64::from(program.byte()?), Duration::from_secs(1));
+                let intents = self.store.intend(key.space(), &[key.bytes()], &[b"even"], Some(Everything::OfPrefix));
+                self.store.delete_pattern(key.space(), &|full| full.len() % 2 == 0);
+                self.store.forget(intents);
+            }
             _ => self.read(index),
         }
         Some(())

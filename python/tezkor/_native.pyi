@@ -30,6 +30,7 @@ class Cache:
         cull_frequency: int = 3,
         clock: str = "boot",
         region: str | None = None,
+        jitter: float = 0.0,
     ) -> Cache: ...
     def get(self, key: Any, default: Any = None, version: Any = None, /) -> Any:
         """The value of a key, or the default."""

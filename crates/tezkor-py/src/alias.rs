@@ -2,6 +2,7 @@
 //! means them. Knows no argument parsing (see [`crate::cache`]).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
@@ -35,6 +36,8 @@ pub struct Alias {
     /// What the location's aliases that have a limit keep of what is there.
     order: Arc<Mutex<Order>>,
     on_disk: bool,
+    /// By which share at most a timeout is shortened, so that what was cached together does not expire together.
+    jitter: f64,
     /// The space of the prefix, and the region that it was made for.
     space: Mutex<(u64, Space)>,
     /// The module `time`, for caches that follow Python's clock: tools that turn it replace its function.
@@ -100,6 +103,7 @@ impl Alias {
         let space = (engine.region_id(), engine.space(keys.prefix().as_bytes()));
         Self {
             on_disk: !engine.is_near(),
+            jitter: 0.0,
             engine,
             keys,
             format,
@@ -109,6 +113,11 @@ impl Alias {
             space: Mutex::new(space),
             clock,
         }
+    }
+
+    /// The same with timeouts that are shortened by up to this share.
+    pub fn with_jitter(self, jitter: f64) -> Self {
+        Self { jitter, ..self }
     }
 
     /// The space of the prefix: another one after the region was replaced.
@@ -248,7 +257,7 @@ impl Alias {
     ) -> PyResult<bool> {
         self.encoded(value, write, |writable| {
             self.make_room(key)?;
-            let written = self.run(value.py(), |engine| engine.fill(key, load, writable.value(), terms));
+            let written = self.run(value.py(), |engine| engine.fill(key, load, writable.value(), self.spread(terms)));
             if let Written::Held = written {
                 return Ok(false);
             }
@@ -322,7 +331,7 @@ impl Alias {
     ) -> PyResult<bool> {
         self.encoded(value, write, |writable| {
             self.make_room(key)?;
-            let written = self.run(value.py(), |engine| engine.set(key, writable.value(), terms));
+            let written = self.run(value.py(), |engine| engine.set(key, writable.value(), self.spread(terms)));
             self.written(key, value, &writable, written)
         })
     }
@@ -342,12 +351,24 @@ impl Alias {
                 }
                 self.make_room(key)?;
             }
-            let written = self.run(value.py(), |engine| engine.add(key, writable.value(), terms));
+            let written = self.run(value.py(), |engine| engine.add(key, writable.value(), self.spread(terms)));
             if let Written::Held = written {
                 return Ok(false);
             }
             self.written(key, value, &writable, written)
         })
+    }
+
+    /// Shortens a timeout by a random part of the jitter.
+    #[inline]
+    fn spread<'t>(&self, terms: Terms<'t>) -> Terms<'t> {
+        match terms.timeout {
+            Timeout::After(time) if self.jitter > 0.0 && !time.is_zero() => {
+                let share = 1.0 - self.jitter * (1.0 - scratch::dice());
+                Terms { timeout: Timeout::After(time.mul_f64(share).max(Duration::from_millis(1))), ..terms }
+            }
+            _ => terms,
+        }
     }
 
     fn encoded(

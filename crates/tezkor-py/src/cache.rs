@@ -39,10 +39,10 @@ impl Cache {
     #[pyo3(signature = (
         location, /, *, prefix = String::new(), version = None, timeout = Given::No, default_timeout = None,
         key_function = None, validate_key = None, size_bytes = None, decoded_bytes = 16 << 20, pickle = true,
-        compress_min_bytes = 0, max_entries = None, cull_frequency = 3, clock = "boot", region = None,
+        compress_min_bytes = 0, max_entries = None, cull_frequency = 3, clock = "boot", region = None, jitter = 0.0,
     ), text_signature = "(location, /, *, prefix='', version=1, timeout=300, default_timeout=None, key_function=None, \
         validate_key=None, size_bytes=None, decoded_bytes=16777216, pickle=True, compress_min_bytes=0, \
-        max_entries=None, cull_frequency=3, clock='boot', region=None)")]
+        max_entries=None, cull_frequency=3, clock='boot', region=None, jitter=0.0)")]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -61,7 +61,12 @@ impl Cache {
         cull_frequency: usize,
         clock: &str,
         region: Option<String>,
+        jitter: f64,
     ) -> PyResult<Self> {
+        if !(0.0..1.0).contains(&jitter) {
+            let text = format!("jitter is {jitter}: write a share of the timeout, from 0 to less than 1");
+            return Err(PyValueError::new_err(text));
+        }
         let place = Place::parse(location)?;
         let (config, python_clock) = place.config(size_bytes, clock, region)?;
         let version = version.unwrap_or(1_i64.into_pyobject(py)?.into_any());
