@@ -83,7 +83,8 @@ impl Cache {
         let engine = Engine::open(&config).map_err(|error| PyValueError::new_err(error.to_string()))?;
         report::tell(py, &engine)?;
         let alias =
-            Alias::new(engine, keys, Format { pickle, compress }, decoded_bytes, limit, order_of(&place.url()), clock);
+            Alias::new(engine, keys, Format { pickle, compress }, decoded_bytes, limit, order_of(&place.url()), clock)
+                .with_jitter(jitter);
         Ok(Self { alias, place, timeout, default_timeout: default_timeout.unwrap_or_else(|| py.Ellipsis()) })
     }
 
