@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import claims, hit_ratio, mix, python_build, share, single
+from benchmarks import claims, hit_ratio, mix, python_build, share, single, tags
 from benchmarks.contenders import CONTENDERS, Place, missing
 
 ROOT = Path(__file__).resolve().parent.parent
-SECTIONS = ("single", "mix", "share", "hits")
+SECTIONS = ("single", "mix", "tags", "share", "hits")
 
 
 def options() -> argparse.Namespace:
@@ -25,7 +25,7 @@ def options() -> argparse.Namespace:
         "--only",
         default="",
         metavar="NAMES",
-        help="comma separated: sections (single, mix, share, hits), operations (get, miss, set, add, incr, "
+        help="comma separated: sections (single, mix, tags, share, hits), operations (get, miss, set, add, incr, "
         "get_many, set_many), contenders (tezkor and LocMemCache stay: the ratios need them)",
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds, payloads and accesses")
@@ -93,7 +93,7 @@ def main() -> int:
                 results["mix"] = [[*key, values] for key, values in mixed.items()]
                 print("\n" + "\n\n".join(mix.tables(mixed)) + "\n", flush=True)
                 results["claims"] = results.get("claims", []) + claims.mix(mixed)
-        for name, section in (("share", share), ("hits", hit_ratio)):
+        for name, section in (("tags", tags), ("share", share), ("hits", hit_ratio)):
             if name in sections:
                 measured = section.measure(place, chosen.traces, chosen.quick)
                 results[name] = measured
