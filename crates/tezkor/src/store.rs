@@ -48,6 +48,12 @@ pub trait Store: Send + Sync {
     /// Calls `each` with the full key of every entry of the space's prefix until it returns `false`.
     fn scan(&self, space: Space, each: &mut dyn FnMut(&[u8]) -> bool);
 
+    /// Removes every entry of the space's prefix whose full key fits; how many there were.
+    fn remove_where(&self, space: Space, fits: &dyn Fn(&[u8]) -> bool) -> u64;
+
+    /// Invalidates every entry of the space's prefix that depends on one of the tags.
+    fn invalidate_tags(&self, space: Space, tags: &[&[u8]]);
+
     /// Empties the location of the space.
     fn clear(&self, space: Space);
 
@@ -94,6 +100,14 @@ impl Store for segment::SegmentStore {
 
     fn scan(&self, space: Space, each: &mut dyn FnMut(&[u8]) -> bool) {
         self.scan(space, each);
+    }
+
+    fn remove_where(&self, space: Space, fits: &dyn Fn(&[u8]) -> bool) -> u64 {
+        self.delete_pattern(space, fits)
+    }
+
+    fn invalidate_tags(&self, space: Space, tags: &[&[u8]]) {
+        self.invalidate_tags(space, tags);
     }
 
     fn clear(&self, space: Space) {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{Store, Write};
-use crate::entry::{Incr, Timeout, Value, When, Written};
+use crate::entry::{Incr, Terms, Timeout, Value, When, Written};
 use crate::key::Key;
 
 const MINUTE: Timeout = Timeout::After(Duration::from_secs(60));
@@ -35,6 +35,9 @@ pub fn check(checked: &Checked<'_>) {
         ("counts add up and keep their timeout", counts_add_up_and_keep_their_timeout),
         ("locations and prefixes never meet", locations_and_prefixes_never_meet),
         ("clear empties one location", clear_empties_one_location),
+        ("an entry goes with any of its tags", an_entry_goes_with_any_of_its_tags),
+        ("what fits is removed from one prefix", what_fits_is_removed_from_one_prefix),
+        ("a stale entry is not read", a_stale_entry_is_not_read),
         ("scan shows the live keys of one prefix", scan_shows_the_live_keys_of_one_prefix),
         ("what does not fit is refused and leaves nothing", what_does_not_fit_is_refused_and_leaves_nothing),
     ];
@@ -294,6 +297,65 @@ fn clear_empties_one_location(bench: &Bench<'_>) {
     assert!(elsewhere.get(elsewhere.key(b"k")).is_some());
     bench.set(bench.key(b"k"), b"y", Timeout::Never);
     assert_eq!(bench.get(bench.key(b"k")).as_deref(), Some(&b"y"[..]));
+}
+
+fn tagged(bench: &Bench<'_>, key: Key<'_>, tags: &[&[u8]]) {
+    let terms = Terms { tags, ..MINUTE.into() };
+    let value = Value::Bytes { codec: 1, bytes: b"x" };
+    assert!(is_stored(bench.store().write(&[Write { key, value, terms }], When::Always)[0]));
+}
+
+fn an_entry_goes_with_any_of_its_tags(bench: &Bench<'_>) {
+    let names: Vec<Vec<u8>> = (0..64).map(|number| format!("tag {number}").into_bytes()).collect();
+    let all: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
+    let key = bench.key(b"k");
+    for tag in [all[0], all[31], all[63]] {
+        tagged(bench, key, &all);
+        tagged(bench, bench.key(b"other"), &[b"another"]);
+        tagged(bench, bench.key_in("p", b"p:k"), &all);
+        bench.store().invalidate_tags(key.space(), &[b"unrelated"]);
+        assert!(bench.get(key).is_some());
+        bench.store().invalidate_tags(key.space(), &[b"unrelated too", tag]);
+        assert_eq!(bench.get(key), None);
+        assert!(!bench.store().touch(&[key], MINUTE)[0] && !bench.store().remove(&[key])[0]);
+        assert!(bench.get(bench.key(b"other")).is_some(), "another tag");
+        assert!(bench.get(bench.key_in("p", b"p:k")).is_some(), "a tag belongs to a prefix");
+    }
+    // What is written after an invalidation is fresh, and counts go with their tags like others.
+    tagged(bench, key, &[all[0]]);
+    assert!(bench.get(key).is_some());
+    let terms = Terms { tags: &[all[0]], ..MINUTE.into() };
+    bench.store().write(&[Write { key, value: Value::Count(1), terms }], When::Always);
+    assert_eq!(bench.store().count(&key, 1), Incr::Value(2));
+    bench.store().invalidate_tags(key.space(), &[all[0]]);
+    assert_eq!(bench.store().count(&key, 1), Incr::Missing);
+}
+
+fn what_fits_is_removed_from_one_prefix(bench: &Bench<'_>) {
+    let names: Vec<String> = (0..200).map(|number| format!("{}:{number}", ["a", "b"][number % 2])).collect();
+    for name in &names {
+        bench.set(bench.key(name.as_bytes()), b"x", MINUTE);
+        bench.set(bench.key_in("p", format!("p:{name}").as_bytes()), b"x", MINUTE);
+    }
+    let space = bench.key(b"").space();
+    assert_eq!(bench.store().remove_where(space, &|key| key.starts_with(b"a:")), 100);
+    for (number, name) in names.iter().enumerate() {
+        assert_eq!(bench.get(bench.key(name.as_bytes())).is_some(), number % 2 == 1);
+        assert!(bench.get(bench.key_in("p", format!("p:{name}").as_bytes())).is_some());
+    }
+    assert_eq!(bench.store().remove_where(space, &|_| true), 100);
+}
+
+fn a_stale_entry_is_not_read(bench: &Bench<'_>) {
+    let key = bench.key(b"k");
+    let terms = Terms { stale: Duration::from_secs(600), ..MINUTE.into() };
+    let value = Value::Bytes { codec: 1, bytes: b"x" };
+    bench.store().write(&[Write { key, value, terms }], When::Always);
+    assert!(bench.get(key).is_some());
+    (bench.checked.advance)(Duration::from_secs(61));
+    assert_eq!(bench.get(key), None);
+    assert!(!bench.store().touch(&[key], MINUTE)[0], "what has expired is not there");
+    assert!(is_stored(bench.write(key, value, MINUTE, When::Absent)));
 }
 
 fn scan_shows_the_live_keys_of_one_prefix(bench: &Bench<'_>) {

@@ -49,6 +49,12 @@ impl Store for DummyStore {
 
     fn scan(&self, _space: Space, _each: &mut dyn FnMut(&[u8]) -> bool) {}
 
+    fn remove_where(&self, _space: Space, _fits: &dyn Fn(&[u8]) -> bool) -> u64 {
+        0
+    }
+
+    fn invalidate_tags(&self, _space: Space, _tags: &[&[u8]]) {}
+
     fn clear(&self, _space: Space) {}
 
     fn clear_prefix(&self, _space: Space) {}
