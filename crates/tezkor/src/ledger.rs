@@ -20,6 +20,9 @@ pub(crate) struct Ledger<'r> {
     geometry: &'r Geometry,
 }
 
+/// The row of all who came when the table was full: it is never cleared, their entries have a dependency instead.
+pub(crate) const SHARED_ROW: u16 = 0;
+
 /// Which pair of tables a dependency lives in.
 #[derive(Clone, Copy)]
 enum Tables {
@@ -101,7 +104,7 @@ impl<'r> Ledger<'r> {
         self.row(index)[row::CLEARED].load(Ordering::SeqCst)
     }
 
-    /// The row of a name; row 0, which all share, when the table is full.
+    /// The row of a name; [`SHARED_ROW`] when the table is full, as it then stays: rows are never given back.
     pub(crate) fn row_of(&self, name: [u64; 2]) -> u16 {
         let (low, high) = (name[0].max(1), name[1]);
         let rows = self.geometry.rows - 1;
@@ -116,7 +119,7 @@ impl<'r> Ledger<'r> {
                 return index;
             }
         }
-        0
+        SHARED_ROW
     }
 
     fn claim(&self, words: &[Word], low: u64, high: u64) -> bool {

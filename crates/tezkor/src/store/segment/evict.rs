@@ -203,10 +203,14 @@ impl Region {
         slot::frequency(live.word) > 0 && !self.is_cleared(live)
     }
 
-    /// Whether the record's location or prefix was cleared since its birth. (A key that was invalidated has no slot.)
+    /// Whether the record's location or prefix was cleared, or one of its tags invalidated, since its birth. (A key that was
+    /// invalidated has no slot.)
     fn is_cleared(&self, live: &Live<'_>) -> bool {
         let Header { location_row, prefix_row, birth, .. } = live.header;
+        let at = live.header.dependencies_at();
+        let dependencies = live.record.get(at..at + live.header.dependencies).unwrap_or_default();
         !self.ledger().are_rows_fresh(birth, [location_row, prefix_row])
+            || !self.ledger().are_tags_fresh(birth, dependencies.iter().map(|word| word.load(Ordering::Relaxed)))
     }
 
     /// Removes a record from the index; one that was evicted for want of use is remembered.

@@ -14,6 +14,7 @@ use super::region::Region;
 use super::words::{Ordering, Word};
 use super::{Attached, SegmentStore};
 use crate::key::{Key, Space};
+use crate::ledger::SHARED_ROW;
 
 /// How long after a worker's death its COMMIT may still take effect.
 const HOLD_MS: u64 = 5_000;
@@ -79,10 +80,11 @@ impl SegmentStore {
         });
         let tags = super::tag_hashes(space, tags).into_iter().map(Target::Tag);
         let rows = everything.map(|everything| {
-            Target::Row(match everything {
-                Everything::OfPrefix => space.prefix_row,
-                Everything::OfLocation => space.location_row,
-            })
+            let (row, dependency) = match everything {
+                Everything::OfPrefix => (space.prefix_row, super::prefix_dependency(space)),
+                Everything::OfLocation => (space.location_row, super::location_dependency(space)),
+            };
+            if row == SHARED_ROW { Target::Tag(dependency) } else { Target::Row(row) }
         });
         let row = attached.row();
         let places = keys.chain(tags).chain(rows).map(|target| region.open_intent(row, target)).collect();

@@ -206,7 +206,7 @@ impl SegmentStore {
         let life = attached.life();
         let Some(worker) = self.worker_of(life.as_deref(), region) else { return Written::Refused };
         let change = region.ledger().change();
-        let tag_hashes = super::tag_hashes(key.space, terms.tags);
+        let dependencies = super::dependencies(key.space, terms.tags);
         let imprint = Imprint {
             expires_ms,
             now_ms,
@@ -215,7 +215,7 @@ impl SegmentStore {
             cost_us: u32::try_from(load.started.elapsed().as_micros()).unwrap_or(u32::MAX),
             stale_ms: super::milliseconds(terms.stale),
             tags: terms.tags,
-            tag_hashes: &tag_hashes,
+            tag_hashes: &dependencies,
         };
         let written = region.fill(worker, key, value, imprint, load.seen, self.tick_ms(now_ms));
         if let Written::Refused = written {

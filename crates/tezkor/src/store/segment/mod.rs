@@ -59,6 +59,7 @@ use crate::clock::{Clock, Time};
 use crate::entry::{Found, Incr, Stamp, Terms, Timeout, Value, When, Written};
 use crate::event::{Event, Level};
 use crate::key::{Key, Space, name_hash};
+use crate::ledger::SHARED_ROW;
 
 /// How often an operation looks whether the region's file is still there and the lock file still open, in boot time.
 const LOOK_EVERY_MS: u64 = 250;
@@ -296,7 +297,7 @@ impl SegmentStore {
             region.remove(key, now_ms);
             return Written::Refused;
         };
-        let tag_hashes = tag_hashes(key.space, terms.tags);
+        let dependencies = dependencies(key.space, terms.tags);
         // The change counter before the birth: what a decoded copy takes for fresh is fresh at least up to it.
         let change = region.ledger().change();
         let imprint = Imprint {
@@ -307,7 +308,7 @@ impl SegmentStore {
             cost_us: 0,
             stale_ms: milliseconds(terms.stale),
             tags: terms.tags,
-            tag_hashes: &tag_hashes,
+            tag_hashes: &dependencies,
         };
         let written = region.write(worker, key, value, imprint, when);
         if let Written::Refused = written {
@@ -446,17 +447,22 @@ impl SegmentStore {
 
     /// Empties the location of a space.
     pub fn clear(&self, space: Space) {
-        self.clear_row(space, |space| space.location_row);
+        self.clear_name(space, |space| (space.location_row, location_dependency(space)));
     }
 
     /// Empties one prefix of a location.
     pub fn clear_prefix(&self, space: Space) {
-        self.clear_row(space, |space| space.prefix_row);
+        self.clear_name(space, |space| (space.prefix_row, prefix_dependency(space)));
     }
 
-    fn clear_row(&self, space: Space, row: impl Fn(Space) -> u16) {
+    /// Empties a location or prefix: by its row, or, if the table of rows was full when it came, by the dependency that its
+    /// entries have instead.
+    fn clear_name(&self, space: Space, name: impl Fn(Space) -> (u16, u64)) {
         let (attached, _) = self.enter();
-        attached.region.ledger().clear_row(row(attached.renewed_space(space)));
+        match name(attached.renewed_space(space)) {
+            (SHARED_ROW, dependency) => attached.region.ledger().invalidate_tags(&[dependency]),
+            (row, _) => attached.region.ledger().clear_row(row),
+        }
         attached.region.count(attached.row(), Counter::Clears, 1);
     }
 
@@ -583,6 +589,27 @@ fn tag_hashes(space: Space, tags: &[&[u8]]) -> Vec<u64> {
         name_hash(b't', &[&low[..], &high, tag].concat()) as u64
     };
     tags.iter().map(hash).collect()
+}
+
+/// What an entry depends on: its tags, and what has no row of its own of its location and prefix.
+fn dependencies(space: Space, tags: &[&[u8]]) -> Vec<u64> {
+    let mut hashes = tag_hashes(space, tags);
+    if space.location_row == SHARED_ROW {
+        hashes.push(location_dependency(space));
+    }
+    if space.prefix_row == SHARED_ROW {
+        hashes.push(prefix_dependency(space));
+    }
+    hashes
+}
+
+fn location_dependency(space: Space) -> u64 {
+    let halves = [space.location, space.location_high].map(u64::to_le_bytes);
+    name_hash(b'L', &halves.concat()) as u64
+}
+
+fn prefix_dependency(space: Space) -> u64 {
+    name_hash(b'P', &space.prefix.map(u64::to_le_bytes).concat()) as u64
 }
 
 fn milliseconds(time: Duration) -> u64 {

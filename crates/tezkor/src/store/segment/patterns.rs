@@ -26,8 +26,9 @@ impl SegmentStore {
             let ours = header.prefix_row == space.prefix_row && key_bytes[..8] == space.location.to_le_bytes();
             if ours && fits(&key_bytes[8..]) {
                 let key = Key::new(space, region.seed, &key_bytes[8..]);
+                let is_there = key.low == header.hash && region.find(&key).is_some_and(|at| at.is_of_prefix(space));
                 // Stale entries go too, uncounted.
-                removed += u64::from(key.low == header.hash && region.remove(&key, now_ms));
+                removed += u64::from(is_there && region.remove(&key, now_ms));
             }
             true
         });

@@ -9,7 +9,8 @@ use super::region::Region;
 use super::slot;
 use super::words::{Buffer, Ordering, Word, copy_out, equal, fence};
 use crate::entry::{CODEC_COUNT, Found, Stamp};
-use crate::key::Key;
+use crate::key::{Key, Space};
+use crate::ledger::SHARED_ROW;
 
 /// Looks at a bucket that changes all the time before a plain read takes it for a miss.
 const MOST_LOOKS: usize = 64;
@@ -43,6 +44,11 @@ impl<'r> Located<'r> {
     /// When it is of no use any more, stale or not.
     pub(crate) fn dead_ms(&self) -> Option<u64> {
         self.expires_ms().map(|expires_ms| expires_ms.saturating_add(self.header.stale_ms))
+    }
+
+    /// Whether it was written under the prefix of a space, whose row its header has.
+    pub(crate) fn is_of_prefix(&self, space: Space) -> bool {
+        space.prefix_row != SHARED_ROW || self.dependencies().any(|hash| hash == super::prefix_dependency(space))
     }
 
     pub(crate) fn expiry(&self) -> &'r Word {

@@ -23,7 +23,8 @@ impl SegmentStore {
         self.each_record(&mut |header, key_bytes| {
             let key = Key::new(space, region.seed, &key_bytes[8..]);
             let ours = header.prefix_row == space.prefix_row && key_bytes[..8] == space.location.to_le_bytes();
-            if ours && key.low == header.hash && region.find(&key).is_some_and(|at| region.is_live(&key, &at, now_ms)) {
+            let found = if ours && key.low == header.hash { region.find(&key) } else { None };
+            if found.is_some_and(|at| at.is_of_prefix(space) && region.is_live(&key, &at, now_ms)) {
                 going = each(&key_bytes[8..]);
             }
             going
