@@ -66,9 +66,10 @@ def test_release_folders_behind_one_link_share(tmp_path, projects):
         release.write("work.py", read)
         assert release.run(str(current / "work.py"), cwd=tmp_path).strip() == "first"
         assert release.run("work.py", cwd=current, PWD=str(current)).strip() == "first"
-        assert release.run(
+        typed = release.run(
             "-c", read, cwd=current, PWD=str(current), PYTHONPATH=release.environ["PYTHONPATH"]
-        ).strip()
+        )
+        assert typed.strip() == "first"
         release.write("work.py", read.replace("first", "second"))
     assert releases[0].run("work.py").strip() == "second"  # the folder itself is another project
 
@@ -342,3 +343,67 @@ def test_an_instance_made_under_a_test_runner_says_nothing_of_one_made_without(m
     assert TezkorCache("shared://runner", params).location.startswith("memory://")
     monkeypatch.setattr(isolation, "under_test_runner", lambda: False)
     assert TezkorCache("shared://runner", params).location == "shared://runner"
+
+
+def test_a_handler_that_comes_later_does_not_end_the_process_when_the_file_is_cut(project):
+    said = project.python("""
+        import faulthandler, glob, os, time
+        import django; django.setup()
+        from django.core.cache import cache
+        for number in range(2000):
+            cache.set(f"k{number}", "x" * 1000)
+        faulthandler.enable()
+        time.sleep(0.3)
+        cache.get("k0")
+        (path,) = glob.glob(os.environ["TEZKOR_SHARED_DIRECTORY"] + "/*/*.region")
+        os.truncate(path, 0)
+        print(sum(cache.get(f"k{number}") is not None for number in range(2000)))
+        time.sleep(0.3)
+        cache.set("k", "after")
+        print(cache.get("k"))
+    """)
+    assert "after" in said.splitlines()
+
+
+def test_a_test_run_leaves_the_live_cache_alone_however_early_it_was_used(project):
+    project.write("app/__init__.py", "")
+    project.write(
+        "app/tests.py",
+        """
+        from django.core.cache import cache
+        from django.test import SimpleTestCase
+        import tezkor
+        from tezkor.test import ClearCaches
+
+        class Tests(ClearCaches, SimpleTestCase):
+            def test_private_and_empty(self):
+                self.assertIsNone(cache.get("live"))
+                self.assertIsNone(tezkor.cache.get("live"))
+                self.assertIn("memory://", cache.location)
+                cache.set("live", "overwritten by a test")
+                tezkor.cache.set("live", "overwritten by a test")
+        """,
+    )
+    project.write(
+        "rt.py",
+        """
+        import django; django.setup()
+        from django.core.cache import cache
+        import tezkor
+        cache.get("x"), tezkor.cache.get("x")  # as an AppConfig.ready() may do
+        from django.conf import settings
+        from django.test.utils import get_runner
+        import sys
+        sys.exit(get_runner(settings)(verbosity=0).run_tests(["app"]))
+        """,
+    )
+    project.python(
+        "import django; django.setup()\nfrom django.core.cache import cache; cache.set('live', 1, None)"
+    )
+    project.run("rt.py")
+    assert (
+        project.python(
+            "import django; django.setup()\nfrom django.core.cache import cache; print(cache.get('live'))"
+        )
+        == "1"
+    )

@@ -95,25 +95,35 @@ class Cache:
         """Removes what has this prefix, in all versions."""
 
     def keys(self, pattern: str | None = None, version: Any = None, /) -> list[str]:
-        """The keys of this prefix and version that fit the pattern, as they were given (with a key function of its own: the full
-        keys). Reads the whole location."""
+        """The keys of this prefix and version that fit the pattern, as they were given (with a key function of
+        its own: the full keys). Reads the whole location."""
 
     def delete_pattern(self, pattern: str, version: Any = None, /) -> int:
         """Removes the entries of this prefix and version whose key fits the pattern; how many there were."""
 
-    def load(self, key: Any, version: Any = None, birth: int | None = None, beta: float = 1.0, /) -> Any | Load:
-        """A fresh value that is not due for an early refresh; else a Load. Its birth is the logical time of the snapshot that
-        the loader reads from, if that is older than the present."""
+    def load(
+        self,
+        key: Any,
+        version: Any = None,
+        birth: int | None = None,
+        beta: float = 1.0,
+        refresh: bool = False,
+        /,
+    ) -> Any | Load:
+        """A fresh value that is not due for an early refresh; else a Load. Its birth is the logical time of
+        the snapshot that the loader reads from, if that is older than the present. With `refresh` what is
+        there is loaded anew."""
 
     def invalidate_tags(self, tags: Iterable[str], /) -> None:
-        """Invalidates all entries of this prefix that depend on one of the tags, in all versions; at constant cost."""
+        """Invalidates all entries of this prefix that depend on one of the tags, in all versions; at constant
+        cost."""
 
     def ttl_ms(self, key: Any, version: Any = None, /) -> int | None:
         """How long an entry lives on, in milliseconds: None for ever, -1 when there is none."""
 
     def acquire(self, name: Any, seconds: float | None, version: Any = None, /) -> int:
-        """Takes a lock until it is released, these seconds at most, or until the process ends: its fencing token; 0 when
-        somebody has it. Raises RuntimeError when the table of locks is full."""
+        """Takes a lock until it is released, these seconds at most, or until the process ends: its fencing
+        token; 0 when somebody has it. Raises RuntimeError when the table of locks is full."""
 
     def release(self, name: Any, token: int, version: Any = None, /) -> bool:
         """Gives a lock back; whether it was still the caller's."""
@@ -128,7 +138,8 @@ class Cache:
         """Whether somebody has a lock."""
 
     def rate(self, key: Any, limit: int, period: float, version: Any = None, /) -> tuple[bool, int, float]:
-        """Uses a rate limit once: whether that is allowed, how many more are, and in how many seconds the window ends."""
+        """Uses a rate limit once: whether that is allowed, how many more are, and in how many seconds the
+        window ends."""
 
     def sequence(self, /) -> int:
         """The logical time of invalidations: the birth of a load that begins now."""
@@ -140,8 +151,9 @@ class Cache:
         """The tags of the entry at a full key."""
 
     def intend(self, full_keys: list[str], tags: Iterable[str], everything: str, /) -> list[int]:
-        """Writes down what a transaction invalidates, so that others complete it if this process dies after the COMMIT. To be
-        forgotten, by the ids that are returned, when the transaction has ended. `everything` is "", "prefix" or "location"."""
+        """Writes down what a transaction invalidates, so that others complete it if this process dies after
+        the COMMIT. To be forgotten, by the ids that are returned, when the transaction has ended.
+        `everything` is "", "prefix" or "location"."""
 
     def forget(self, ids: list[int], /) -> None:
         """Forgets what `intend` wrote down."""
@@ -194,8 +206,8 @@ class Load:
         stale: float | None = None,
         /,
     ) -> bool:
-        """Stores what the loader returned and ends the load. False: it was overtaken by an invalidation or a set, or did not
-        fit."""
+        """Stores what the loader returned and ends the load. False: it was overtaken by an invalidation or a
+        set, or did not fit."""
 
     def fail(self, /) -> None:
         """Ends the load; processes that wait try one at a time, after a while."""

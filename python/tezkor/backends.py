@@ -14,9 +14,11 @@ from functools import partial
 from typing import Any
 
 from django.apps import apps
+from django.core.cache import caches
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache, default_key_func
 from django.core.cache.backends.dummy import DummyCache as DjangoDummyCache
 from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
 
 from tezkor import _native, checks, isolation, options
 from tezkor.twins import AsyncTwins
@@ -38,7 +40,9 @@ DECIDING = {
 TABLE_LIMIT = 512
 _instances: dict[tuple[Any, ...], tuple[Any, dict[str, Any]]] = {}
 _natives: dict[tuple[Any, ...], Any] = {}
-_stores: dict[tuple[str, str | None], Any] = {}  # one native cache for each LOCATION that this process opened
+# One native cache for each LOCATION that this process opened, and those among them that a test run may empty.
+_stores: dict[tuple[str, str | None], Any] = {}
+_of_tests: set[tuple[str, str | None]] = set()
 
 # BaseCache's own warnings; it does not look at the instance. The native cache calls this for suspicious keys only.
 _warn_about_key = partial(BaseCache.validate_key, None)
@@ -268,14 +272,28 @@ checks.register()
 
 
 def clear_opened() -> None:
-    """Empties every LOCATION that this process has opened: what tests do between each other."""
-    for native in list(_stores.values()):
-        native.clear()
+    """Empties every LOCATION that this process has opened in a test run: what tests do between each other.
+
+    A cache that was used before the run began (by an ``AppConfig.ready()``, say) is the live one: it is left alone, and
+    its aliases are made anew, private.
+    """
+    if isolation.under_test_runner() and _stores.keys() - _of_tests:
+        for place in _stores.keys() - _of_tests:
+            del _stores[place]
+        for alias in caches.settings:
+            if isinstance(getattr(caches._connections, alias, None), TezkorCache):
+                delattr(caches._connections, alias)
+        setting_changed.send(TezkorCache, setting="CACHES", value=None, enter=True)
+    for place in list(_of_tests):
+        _stores[place].clear()
 
 
 def _open(url: str, arguments: Mapping[str, Any]) -> Any:
     native = _native.Cache(url, default_timeout=DEFAULT_TIMEOUT, **arguments)
-    _stores.setdefault((url.partition("?")[0], arguments.get("region")), native)
+    place = (url.partition("?")[0], arguments.get("region"))
+    _stores.setdefault(place, native)
+    if isolation.under_test_runner():
+        _of_tests.add(place)
     return native
 
 

@@ -201,14 +201,9 @@ impl Alias {
         match self.run(py, |engine| engine.load(key, buffer, begin)) {
             Looked::Fresh(found) => match self.found(py, key, &found, buffer.bytes())? {
                 Some(value) => Ok(Loading::Fresh(value)),
-                // It was there and could not be read, and is gone now.
-                None => match self.run(py, |engine| engine.load(key, buffer, begin)) {
-                    Looked::Load(load) => Ok(Loading::Begun(Box::new(load), None)),
-                    Looked::Fresh(found) => match self.found(py, key, &found, buffer.bytes())? {
-                        Some(value) => Ok(Loading::Fresh(value)),
-                        None => Ok(Loading::Unreadable),
-                    },
-                },
+                // This process cannot read it, so it loads it anew.
+                None if !begin.refresh => self.load(py, key, Begin { refresh: true, ..begin }, buffer),
+                None => Ok(Loading::Unreadable),
             },
             Looked::Load(mut load) => {
                 let value = match load.instead {
@@ -224,7 +219,9 @@ impl Alias {
                 };
                 match (value, load.instead) {
                     // Somebody refreshes it already.
-                    (Some(value), Some(Instead::Early(_))) if load.is_busy() => Ok(Loading::Fresh(value)),
+                    (Some(value), Some(Instead::Early(_))) if load.is_busy() && !begin.refresh => {
+                        Ok(Loading::Fresh(value))
+                    }
                     (value, _) => Ok(Loading::Begun(Box::new(load), value)),
                 }
             }
@@ -274,8 +271,9 @@ impl Alias {
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let value = match self.format.decode(py, found.codec, bytes) {
             Ok(value) => value,
-            Err(Unreadable::Miss) => {
-                self.discard(py, key, &found.stamp);
+            Err(Unreadable::Miss) => return Ok(None),
+            Err(Unreadable::Raised(error)) => {
+                report::tell_unreadable(py, key, &error);
                 return Ok(None);
             }
             Err(Unreadable::Python(error)) => return Err(error),
@@ -288,14 +286,6 @@ impl Alias {
         let given = held.give(py)?;
         self.keep(key, held, found.stamp);
         Ok(Some(given))
-    }
-
-    /// Removes an entry that cannot be read, so that `add` finds the miss that `get` found; unless it has been replaced
-    /// meanwhile.
-    #[cold]
-    fn discard(&self, py: Python<'_>, key: &Key<'_>, stamp: &Stamp) {
-        self.run(py, |engine| engine.set_if_unchanged(key, stamp, Value::Count(0), EXPIRED));
-        self.forget(key);
     }
 
     /// What the engine does. On disk it may wait for a page to be read: others may use Python meanwhile.
@@ -352,11 +342,35 @@ impl Alias {
                 self.make_room(key)?;
             }
             let written = self.run(value.py(), |engine| engine.add(key, writable.value(), self.spread(terms)));
+            let written = match written {
+                Written::Held => match self.unreadable(value.py(), key)? {
+                    Some(stamp) => {
+                        let terms = self.spread(terms);
+                        self.run(value.py(), |engine| engine.set_if_unchanged(key, &stamp, writable.value(), terms))
+                    }
+                    None => return Ok(false),
+                },
+                written => written,
+            };
             if let Written::Held = written {
                 return Ok(false);
             }
             self.written(key, value, &writable, written)
         })
+    }
+
+    /// The stamp of an entry that is there for others, and a miss for this process: where its `get` finds nothing, its `add`
+    /// may write.
+    #[cold]
+    fn unreadable(&self, py: Python<'_>, key: &Key<'_>) -> PyResult<Option<Stamp>> {
+        let is_known = self.decoded.get(key.hash(), key.bytes(), |stamp| self.engine.is_current(key, stamp));
+        if let Lookup::Hit(_) = is_known {
+            return Ok(None);
+        }
+        let mut buffer = tezkor::Buffer::new();
+        let Some(found) = self.run(py, |engine| engine.get(key, &mut buffer)) else { return Ok(None) };
+        let is_readable = found.codec == CODEC_COUNT || self.decode(py, key, &found, buffer.bytes())?.is_some();
+        Ok((!is_readable).then_some(found.stamp))
     }
 
     /// Shortens a timeout by a random part of the jitter.
@@ -462,10 +476,7 @@ impl Alias {
             } else {
                 match self.format.decode(py, found.codec, scratch.read.bytes()) {
                     Ok(value) => value,
-                    Err(Unreadable::Miss) => {
-                        self.discard(py, key, &found.stamp);
-                        return Err(self.missing(py, key));
-                    }
+                    Err(Unreadable::Miss | Unreadable::Raised(_)) => return Err(self.missing(py, key)),
                     Err(Unreadable::Python(error)) => return Err(error),
                 }
             };

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString};
@@ -80,7 +80,10 @@ impl Cache {
         let limit = max_entries.map(|max_entries| Limit { max_entries, cull_frequency });
         let clock = if python_clock { Some(py.import("time")?.into_any().unbind()) } else { None };
         // With the GIL held: a fork by another thread amid it would leave the child a lock that nobody opens.
-        let engine = Engine::open(&config).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let engine = Engine::open(&config).map_err(|error| match error.is_io() {
+            true => PyMemoryError::new_err(error.to_string()),
+            false => PyValueError::new_err(error.to_string()),
+        })?;
         report::tell(py, &engine)?;
         let alias =
             Alias::new(engine, keys, Format { pickle, compress }, decoded_bytes, limit, order_of(&place.url()), clock)
@@ -286,8 +289,8 @@ impl Cache {
         self.alias.clear_prefix();
     }
 
-    /// The keys of this prefix and version that fit the pattern, as they were given (with a key function of its own: the full
-    /// keys). Reads the whole location.
+    /// The keys of this prefix and version that fit the pattern, as they were given (with a key function of
+    /// its own: the full keys). Reads the whole location.
     #[pyo3(signature = (pattern = None, version = None, /))]
     fn keys<'py>(
         &self,
@@ -320,15 +323,17 @@ impl Cache {
         Ok(self.alias.delete_pattern(py, &pattern))
     }
 
-    /// A fresh value that is not due for an early refresh; else a Load. Its birth is the logical time of the snapshot that the
-    /// loader reads from, if that is older than the present.
-    #[pyo3(signature = (key, version = None, birth = None, beta = 1.0, /))]
+    /// A fresh value that is not due for an early refresh; else a Load. Its birth is the logical time of
+    /// the snapshot that the loader reads from, if that is older than the present. With `refresh` what is
+    /// there is loaded anew.
+    #[pyo3(signature = (key, version = None, birth = None, beta = 1.0, refresh = false, /))]
     fn load<'py>(
         slf: &Bound<'py, Self>,
         key: Object<'py>,
         version: Option<Object<'py>>,
         birth: Option<u64>,
         beta: f64,
+        refresh: bool,
     ) -> PyResult<Object<'py>> {
         let (py, alias) = (slf.py(), &slf.get().alias);
         let mut taken = scratch::take();
@@ -345,7 +350,7 @@ impl Cache {
             Answer::Value(value) => return Ok(value),
         }
         let full = alias.key(alias.space(), &scratch.key)?;
-        let begin = Begin { birth, beta, dice: dice(), alone: false };
+        let begin = Begin { birth, beta, dice: dice(), alone: false, refresh };
         match alias.load(py, &full, begin, &mut scratch.read)? {
             Loading::Fresh(value) => Ok(value),
             Loading::Begun(load, value) => begun(Some(*load), value),
@@ -353,7 +358,8 @@ impl Cache {
         }
     }
 
-    /// Invalidates all entries of this prefix that depend on one of the tags, in all versions; at constant cost.
+    /// Invalidates all entries of this prefix that depend on one of the tags, in all versions; at constant
+    /// cost.
     #[pyo3(signature = (tags, /))]
     fn invalidate_tags(&self, tags: Object<'_>) -> PyResult<()> {
         let names = read_any_tags(&tags)?;
@@ -374,8 +380,8 @@ impl Cache {
         })
     }
 
-    /// Takes a lock until it is released, these seconds at most, or until the process ends: its fencing token; 0 when somebody
-    /// has it. Raises RuntimeError when the table of locks is full.
+    /// Takes a lock until it is released, these seconds at most, or until the process ends: its fencing
+    /// token; 0 when somebody has it. Raises RuntimeError when the table of locks is full.
     #[pyo3(signature = (name, seconds, version = None, /))]
     fn acquire(&self, name: Object<'_>, seconds: Option<f64>, version: Option<Object<'_>>) -> PyResult<u64> {
         self.with_name(&name, version, |key| match self.alias.engine.store().lock(key, seconds.map(terms::seconds)) {
@@ -434,7 +440,8 @@ impl Cache {
         self.with_name(&name, version, |key| Ok(self.alias.engine.store().is_locked(key)))
     }
 
-    /// Uses a rate limit once: whether that is allowed, how many more are, and in how many seconds the window ends.
+    /// Uses a rate limit once: whether that is allowed, how many more are, and in how many seconds the
+    /// window ends.
     #[pyo3(signature = (key, limit, period, version = None, /))]
     fn rate(
         &self,
@@ -482,8 +489,9 @@ impl Cache {
         Ok(tags)
     }
 
-    /// Writes down what a transaction invalidates, so that others complete it if this process dies after the COMMIT. To be
-    /// forgotten, by the ids that are returned, when the transaction has ended. `everything` is "", "prefix" or "location".
+    /// Writes down what a transaction invalidates, so that others complete it if this process dies after
+    /// the COMMIT. To be forgotten, by the ids that are returned, when the transaction has ended.
+    /// `everything` is "", "prefix" or "location".
     #[pyo3(signature = (full_keys, tags, everything, /))]
     fn intend(&self, full_keys: Vec<Bound<'_, PyString>>, tags: Object<'_>, everything: &str) -> PyResult<Vec<u64>> {
         let everything = match everything {

@@ -153,6 +153,14 @@ impl Models {
         self.learn(&class).map(Some)
     }
 
+    /// The model of a class.
+    pub fn of_class(&self, class: &Bound<'_, PyType>) -> PyResult<Arc<Model>> {
+        match self.known(class.as_ptr().addr()) {
+            Some(model) => Ok(model),
+            None => self.learn(class),
+        }
+    }
+
     /// The model of a name, as unpickling finds it; `None` when there is none.
     pub fn named(&self, py: Python<'_>, app_label: &str, name: &str) -> PyResult<Option<Arc<Model>>> {
         let class = match self.apps.bind(py).call_method1(pyo3::intern!(py, "get_model"), (app_label, name)) {

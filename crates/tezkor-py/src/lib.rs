@@ -81,7 +81,7 @@ mod _native {
         let unreadable = || PyValueError::new_err("the bytes are not a value that this version can read");
         let (codec, payload) = data.split_first().ok_or_else(unreadable)?;
         FORMAT.decode(py, *codec, payload).map_err(|error| match error {
-            Unreadable::Miss => unreadable(),
+            Unreadable::Miss | Unreadable::Raised(_) => unreadable(),
             Unreadable::Python(error) => error,
         })
     }

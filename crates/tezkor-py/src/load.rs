@@ -95,7 +95,8 @@ impl Load {
         crate::key::key_text(py, &self.full)
     }
 
-    /// Stores what the loader returned and ends the load. False: it was overtaken by an invalidation or a set, or did not fit.
+    /// Stores what the loader returned and ends the load. False: it was overtaken by an invalidation or a
+    /// set, or did not fit.
     #[pyo3(signature = (value, timeout = Given::No, tags = None, stale = None, /), text_signature = "($self, value, timeout=..., tags=None, stale=None, /)")]
     fn store(
         &self,

@@ -1,18 +1,22 @@
 //! What is told to people: the story of a key, statistics, events; as Python dicts.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
-use tezkor::codec::{CODEC_COUNT, CODEC_MASK, CODEC_PICKLE, CODEC_TAGGED, FLAG_LZ4, FLAG_ZSTD};
+use tezkor::codec::{CODEC_COUNT, CODEC_MASK, CODEC_MODEL_PICKLE, CODEC_PICKLE, CODEC_TAGGED, FLAG_LZ4, FLAG_ZSTD};
 use tezkor::decoded::Lookup;
-use tezkor::{Level, Missing};
+use tezkor::{Key, Level, Missing};
 
 use crate::alias::Alias;
 use crate::key::key_text;
 
+/// When the same text is logged again, and how many different ones until then.
+const SAY_AGAIN: Duration = Duration::from_secs(3600);
+const SAID_MAX: usize = 1000;
 /// How many other full keys with the same user's key are named.
 const ELSEWHERE_MAX: usize = 10;
 
@@ -60,7 +64,7 @@ fn codec_name(codec: u8) -> &'static str {
     match codec & CODEC_MASK {
         CODEC_COUNT => "count",
         CODEC_TAGGED => "tagged",
-        CODEC_PICKLE => "pickle",
+        CODEC_PICKLE | CODEC_MODEL_PICKLE => "pickle",
         _ => "unknown",
     }
 }
@@ -119,19 +123,39 @@ pub fn stats<'py>(py: Python<'py>, alias: &Alias) -> PyResult<Bound<'py, PyDict>
     Ok(answer)
 }
 
-/// Logs what happened since this was called last, each text once in a process.
+/// Logs what happened since this was called last; the same text again after an hour at the earliest.
 pub fn tell(py: Python<'_>, engine: &tezkor::Cache) -> PyResult<()> {
-    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     for event in engine.take_events() {
-        if !SAID.lock().unwrap_or_else(PoisonError::into_inner).insert(event.text.clone()) {
-            continue;
-        }
         let method = match event.level {
             Level::Warning => intern!(py, "warning"),
             Level::Error => intern!(py, "error"),
         };
-        let logger = py.import("logging")?.call_method1("getLogger", ("tezkor",))?;
-        logger.call_method1(method, ("%s", event.text))?;
+        log(py, method, &event.text)?;
     }
+    Ok(())
+}
+
+/// Logs that an entry could not be unpickled here. What a log handler raises is not the caller's concern.
+pub fn tell_unreadable(py: Python<'_>, key: &Key<'_>, error: &PyErr) {
+    let kind = error.get_type(py).name().map_or_else(|_| "an error".to_owned(), |name| name.to_string());
+    let key = String::from_utf8_lossy(key.bytes());
+    let text = format!("the entry {key:?} is a miss in this process: unpickling it raised {kind}: {}", error.value(py));
+    if let Err(error) = log(py, intern!(py, "warning"), &text) {
+        error.write_unraisable(py, None);
+    }
+}
+
+fn log(py: Python<'_>, method: &Bound<'_, PyString>, text: &str) -> PyResult<()> {
+    static SAID: Mutex<BTreeMap<String, Instant>> = Mutex::new(BTreeMap::new());
+    let now = Instant::now();
+    {
+        let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+        said.retain(|_, when| now.duration_since(*when) < SAY_AGAIN);
+        if said.len() >= SAID_MAX || said.insert(text.to_owned(), now).is_some() {
+            return Ok(());
+        }
+    }
+    let logger = py.import("logging")?.call_method1("getLogger", ("tezkor",))?;
+    logger.call_method1(method, ("%s", text))?;
     Ok(())
 }

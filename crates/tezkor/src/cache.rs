@@ -69,8 +69,12 @@ impl Cache {
         let store = match known {
             Some(store) => store,
             None => {
-                let opened = SegmentStore::open(place, size_bytes, clock)
-                    .map_err(|error| Error::io(format!("the cache at {name} cannot be opened"), error))?;
+                let opened = SegmentStore::open(place, size_bytes, clock).map_err(|error| {
+                    Error::io(
+                        format!("there is no memory for the cache {:?}", String::from_utf8_lossy(&config.namespace)),
+                        error,
+                    )
+                })?;
                 let mut store = Arc::new(opened);
                 OPEN.rcu(|stores| {
                     let mut stores = HashMap::clone(stores);
@@ -140,8 +144,14 @@ impl Cache {
     }
 
     /// Writes a value if the entry is still the one of the stamp.
-    pub fn set_if_unchanged(&self, key: &Key<'_>, stamp: &Stamp, value: Value<'_>, timeout: Timeout) -> Written {
-        self.store.write(key, value, timeout.into(), When::Unchanged(stamp))
+    pub fn set_if_unchanged<'t>(
+        &self,
+        key: &Key<'_>,
+        stamp: &Stamp,
+        value: Value<'_>,
+        terms: impl Into<Terms<'t>>,
+    ) -> Written {
+        self.store.write(key, value, terms.into(), When::Unchanged(stamp))
     }
 
     /// Changes when an entry expires; whether there is one.
@@ -162,7 +172,7 @@ impl Cache {
     ///
     /// let cache = Cache::open(&Config::new("memory://load")?)?;
     /// let key = cache.key(cache.space(b""), b":1:report")?;
-    /// let begin = Begin { birth: None, beta: 1.0, dice: 0.5, alone: false };
+    /// let begin = Begin { birth: None, beta: 1.0, dice: 0.5, alone: false, refresh: false };
     /// let Looked::Load(mut load) = cache.load(&key, &mut Buffer::new(), begin) else { panic!("nothing was set") };
     /// assert!(load.is_owner());
     /// // Somebody deletes the key while the loader runs: what it brings may be too old, and is not stored.

@@ -13,7 +13,7 @@ use tezkor::{Begin, Everything, Locking, Looked, Terms, Timeout, Value, Written}
 const PROCESSES: u64 = 4;
 const REGION_BYTES: u64 = 1 << 20;
 const HOUR: Duration = Duration::from_secs(3600);
-const BEGIN: Begin = Begin { birth: None, beta: 1.0, dice: 0.5, alone: false };
+const BEGIN: Begin = Begin { birth: None, beta: 1.0, dice: 0.5, alone: false, refresh: false };
 
 fn lock(shelf: &Shelf, name: &[u8], most: Option<Duration>) -> Option<u64> {
     match shelf.cache.store().lock(&shelf.key(name), most).expect("there is a place for it") {

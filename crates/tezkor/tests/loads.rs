@@ -17,7 +17,7 @@ const REGION_BYTES: u64 = 1 << 20;
 const INVALIDATED: u64 = 16;
 const KEYS: u64 = 20;
 const TAGS: u64 = 4;
-const BEGIN: Begin = Begin { birth: None, beta: 1.0, dice: 0.5, alone: false };
+const BEGIN: Begin = Begin { birth: None, beta: 1.0, dice: 0.5, alone: false, refresh: false };
 
 fn load(shelf: &mut Shelf, name: &[u8], begin: Begin) -> Looked {
     let key = shelf.cache.key(shelf.space, name).expect("a short key");

@@ -44,7 +44,7 @@ fn prefixes_beyond_the_rows_are_cleared_one_by_one() {
         assert_eq!(left(), NAMES - 1, "the pattern of prefix {cleared} emptied others");
         // A load under way does not bring back what was cleared.
         let key = cache.key(spaces[cleared], &names[cleared]).expect("a short key");
-        let begin = Begin { birth: None, beta: 1.0, dice: 0.5, alone: false };
+        let begin = Begin { birth: None, beta: 1.0, dice: 0.5, alone: false, refresh: false };
         let Looked::Load(mut load) = cache.load(&key, &mut shelf.buffer, begin) else { panic!("it was removed") };
         cache.clear_prefix(spaces[cleared]);
         assert!(matches!(cache.fill(&key, &mut load, Value::Count(1), Timeout::Never), Written::Held));

@@ -59,6 +59,7 @@ fn a_tmpfs_of_one_mebibyte_makes_private_memory() {
         let mut shelf = Shelf::open(config);
         only_event(&shelf, "private memory until it can be used");
         assert_eq!(shelf.cache.store().kind(), "memory (in place of a file)");
+        assert_eq!(shelf.cache.stats().region_bytes, 1 << 20, "a smaller cache, in each process");
         work(&mut shelf, 5_000);
         assert_eq!(shelf.cache.take_events(), []);
     });

@@ -62,6 +62,8 @@ impl From<PyErr> for Fault {
 pub enum Unreadable {
     /// Damaged, foreign, from another version, or of a model that has changed since: a miss.
     Miss,
+    /// Unpickling raised: a miss for this process, which may lack a class that others have.
+    Raised(PyErr),
     /// Python raised something that is not about the value, for example `KeyboardInterrupt`.
     Python(PyErr),
 }
@@ -76,6 +78,6 @@ impl From<PyErr> for Unreadable {
     /// What hostile or outdated bytes make Python raise is a miss. What is no `Exception` comes from outside.
     fn from(error: PyErr) -> Self {
         let about_the_value = Python::attach(|py| error.is_instance_of::<PyException>(py));
-        if about_the_value { Self::Miss } else { Self::Python(error) }
+        if about_the_value { Self::Raised(error) } else { Self::Python(error) }
     }
 }

@@ -7,6 +7,7 @@ mod encode;
 mod fault;
 mod model;
 mod moment;
+mod pickle;
 mod response;
 mod table;
 
@@ -14,7 +15,9 @@ use std::borrow::Cow;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
-use tezkor::codec::{CODEC_COUNT, CODEC_MASK, CODEC_PICKLE, CODEC_TAGGED, FLAG_LZ4, FLAG_ZSTD, ext};
+use tezkor::codec::{
+    CODEC_COUNT, CODEC_MASK, CODEC_MODEL_PICKLE, CODEC_PICKLE, CODEC_TAGGED, FLAG_LZ4, FLAG_ZSTD, ext,
+};
 
 use crate::django::loaded_safe_string;
 use crate::types::{is_exact, types};
@@ -54,7 +57,7 @@ impl Format {
             Err(Fault::Python(error)) => return Err(error),
             Err(Fault::Foreign { .. }) if self.pickle => {
                 let pickled = types(py)?.dumps.bind(py).call1((value, 5))?;
-                Encoded { codec: CODEC_PICKLE, bytes: pickled.cast::<PyBytes>()?.as_bytes().to_vec() }
+                pickle::encoded(py, value, pickled.cast::<PyBytes>()?.as_bytes())?
             }
             Err(Fault::Foreign { .. }) => {
                 return match Encoder::new(py, Vec::new(), true)?.encode(value) {
@@ -71,7 +74,7 @@ impl Format {
 
     /// Whether a codec byte says that the payload is a pickle.
     pub fn is_pickle(codec: u8) -> bool {
-        codec & CODEC_MASK == CODEC_PICKLE
+        matches!(codec & CODEC_MASK, CODEC_PICKLE | CODEC_MODEL_PICKLE)
     }
 
     /// Decodes a value. A count is not decoded: it is not bytes.
@@ -89,6 +92,7 @@ impl Format {
         };
         match codec & CODEC_MASK {
             CODEC_TAGGED => Decoder::decode(py, &payload),
+            CODEC_MODEL_PICKLE if self.pickle => pickle::decode(py, &payload),
             CODEC_PICKLE if self.pickle => Ok(types(py)?.loads.bind(py).call1((PyBytes::new(py, &payload),))?),
             _ => Err(Unreadable::Miss),
         }

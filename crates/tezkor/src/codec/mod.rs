@@ -10,6 +10,7 @@
 //! | [`CODEC_COUNT`] 0 | none: the entry is a counter, kept by the store as one word |
 //! | [`CODEC_TAGGED`] 1 | one value in the format below |
 //! | [`CODEC_PICKLE`] 2 | a Python pickle, protocol 5; only Python reads it |
+//! | [`CODEC_MODEL_PICKLE`] 3 | fingerprints of Django models, then a pickle that holds instances of them |
 //!
 //! [`FLAG_LZ4`] (0x40) and [`FLAG_ZSTD`] (0x80) say that the payload is compressed: four bytes, little endian, with the
 //! size it unpacks to (at most [`MAX_UNPACKED`]), then one LZ4 block or one zstd frame.
@@ -74,6 +75,8 @@ pub use crate::entry::CODEC_COUNT;
 pub const CODEC_TAGGED: u8 = 1;
 /// A payload that only Python can read.
 pub const CODEC_PICKLE: u8 = 2;
+/// The payload is a list of Django models, each with a fingerprint of its fields, and a pickle.
+pub const CODEC_MODEL_PICKLE: u8 = 3;
 /// The bits of the codec byte that say what the payload is.
 pub const CODEC_MASK: u8 = 0x3f;
 /// The payload is a size and an LZ4 block.

@@ -103,6 +103,8 @@ pub struct Begin {
     pub dice: f64,
     /// Whether to run it whoever else does.
     pub alone: bool,
+    /// Whether what is there is to be loaded anew, however fresh.
+    pub refresh: bool,
 }
 
 impl SegmentStore {
@@ -120,7 +122,7 @@ impl SegmentStore {
     /// Whether an entry that is current is due for an early refresh.
     #[inline]
     pub(crate) fn is_due(&self, stamp: &Stamp, begin: Begin) -> bool {
-        stamp.cost_us > 0 && stamp.is_due(self.time.now_ms(), begin.beta, begin.dice)
+        begin.refresh || (stamp.cost_us > 0 && stamp.is_due(self.time.now_ms(), begin.beta, begin.dice))
     }
 
     /// Looks for a value that is fresh and not due; begins a load where there is none.
@@ -363,5 +365,5 @@ impl Region {
 
 /// XFetch (Vattani, Chierichetti, Lowenstein, VLDB 2015): the closer the expiry and the dearer the load, the likelier.
 fn is_due(found: &Found, now_ms: u64, begin: Begin) -> bool {
-    found.stamp.is_due(now_ms, begin.beta, begin.dice)
+    begin.refresh || found.stamp.is_due(now_ms, begin.beta, begin.dice)
 }

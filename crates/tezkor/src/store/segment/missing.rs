@@ -23,8 +23,8 @@ static WATCHED: [Watched; MOST_MAPPINGS] =
     [const { Watched { start: AtomicUsize::new(0), end: AtomicUsize::new(0) } }; MOST_MAPPINGS];
 static FAULTS: AtomicUsize = AtomicUsize::new(0);
 static PAGE: AtomicUsize = AtomicUsize::new(SMALLEST_PAGE);
-/// What was installed before us.
-static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
+/// What was installed before us: the first one, and one that came later and was put behind us again.
+static BEFORE: [OnceLock<libc::sigaction>; 2] = [const { OnceLock::new() }; 2];
 
 /// How many pages of mapped files were missing so far.
 #[inline(always)]
@@ -57,17 +57,27 @@ fn install() {
         // SAFETY: asks for a number and cannot fail for this one.
         let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
         PAGE.store(usize::try_from(page).unwrap_or(SMALLEST_PAGE).max(SMALLEST_PAGE), Ordering::Relaxed);
-        let mut before = no_action();
-        // SAFETY: the pointer is to a sigaction that lives through the call.
-        let failed = unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), &raw mut before) };
-        // Known before our handler may first run.
-        if failed == 0 && BEFORE.set(before).is_ok() {
-            let mut action = no_action();
-            action.sa_sigaction = on_missing_page as *const () as usize;
-            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART;
-            replace_action(libc::SIGBUS, &action);
-        }
+        come_first();
     });
+}
+
+/// Puts our handler in front again if another one was installed since (`faulthandler.enable()` does that). Twice at most: one
+/// that is installed again and again has its reasons.
+pub(crate) fn come_first() {
+    let mut before = no_action();
+    // SAFETY: the pointer is to a sigaction that lives through the call.
+    let failed = unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), &raw mut before) };
+    let ours = on_missing_page as *const () as usize;
+    if failed != 0 || before.sa_sigaction == ours {
+        return;
+    }
+    // Known before our handler may run.
+    if BEFORE.iter().any(|known| known.set(before).is_ok()) {
+        let mut action = no_action();
+        action.sa_sigaction = ours;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART;
+        replace_action(libc::SIGBUS, &action);
+    }
 }
 
 /// An action without flags, mask and handler: the default.
@@ -111,7 +121,7 @@ fn put_page(address: usize) -> bool {
 
 /// Does what the process had installed for this signal.
 fn go_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    let before = BEFORE.get().copied().unwrap_or_else(no_action);
+    let before = BEFORE.iter().rev().find_map(OnceLock::get).copied().unwrap_or_else(no_action);
     match before.sa_sigaction {
         // The default, and to ignore it (a fault would come again at once): it happens once more, and ends us.
         libc::SIG_DFL | libc::SIG_IGN => {

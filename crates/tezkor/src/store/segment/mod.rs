@@ -68,6 +68,9 @@ const RETRY_EVERY_MS: u64 = 2_000;
 /// How long the first opening waits for another process that is making the region, and how long an operation does.
 const OPEN_WAIT: Duration = Duration::from_secs(2);
 const MOVE_WAIT: Duration = Duration::from_millis(50);
+/// Private memory in place of a region is had by each process: a part of the size, and no more than this.
+const PRIVATE_SHARE: u64 = 8;
+const LARGEST_PRIVATE_BYTES: u64 = 16 << 20;
 /// How often the same kind of refusal is told at most.
 const SAY_EVERY_MS: u64 = 60_000;
 
@@ -205,16 +208,17 @@ impl SegmentStore {
         error: &io::Error,
         events: &mut Vec<Event>,
     ) -> io::Result<Opened> {
-        let size_bytes = size_bytes.clamp(SMALLEST_REGION_BYTES, layout::DEFAULT_REGION_BYTES);
+        let size_bytes = (size_bytes / PRIVATE_SHARE).clamp(SMALLEST_REGION_BYTES, LARGEST_PRIVATE_BYTES);
         events.push(Event::new(
             Level::Warning,
             format!(
-                "{}: {error}; this process caches in {} MiB of private memory until it can be used",
+                "{}: {error}; each process caches in {} MiB of private memory until it can be used",
                 place.directory().display(),
                 size_bytes >> 20,
             ),
         ));
-        attach::open_private(size_bytes, clock)
+        // A process that is out of memory caches little, but goes on.
+        attach::open_private(size_bytes, clock).or_else(|_| attach::open_private(SMALLEST_REGION_BYTES, clock))
     }
 
     /// The time of this store's clock, after looking after the region when that is due.

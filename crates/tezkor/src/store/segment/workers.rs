@@ -15,9 +15,9 @@ use super::counters::Counter;
 use super::evict::REST_MS;
 use super::layout::{header, worker};
 use super::lock::Liveness;
-use super::os;
 use super::state::Owner;
 use super::words::Ordering as WordOrdering;
+use super::{missing, os};
 
 const TAKEN: u64 = 1;
 const SWEEP_EVERY_MS: u64 = 2_000;
@@ -162,6 +162,7 @@ impl Attached {
     /// time, which nobody sets back.
     pub(crate) fn maintain(&self, now_ms: u64) {
         self.probe_intents(now_ms);
+        missing::come_first();
         if now_ms >= self.sweep_at_ms.load(Ordering::Relaxed) {
             self.sweep_at_ms.store(now_ms + SWEEP_EVERY_MS, Ordering::Relaxed);
             self.sweep(now_ms);
