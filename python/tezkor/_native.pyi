@@ -108,11 +108,12 @@ class Cache:
         birth: int | None = None,
         beta: float = 1.0,
         refresh: bool = False,
+        alone: bool = False,
         /,
     ) -> Any | Load:
         """A fresh value that is not due for an early refresh; else a Load. Its birth is the logical time of
         the snapshot that the loader reads from, if that is older than the present. With `refresh` what is
-        there is loaded anew."""
+        there is loaded anew. With `alone` it is run whoever else does."""
 
     def invalidate_tags(self, tags: Iterable[str], /) -> None:
         """Invalidates all entries of this prefix that depend on one of the tags, in all versions; at constant
@@ -195,6 +196,10 @@ class Load:
         """The value that may be served instead; None without one."""
 
     @property
+    def birth(self) -> int:
+        """The logical time at which it began; what is invalidated later overtakes it."""
+
+    @property
     def full_key(self) -> str:
         """The full key."""
 
@@ -238,6 +243,9 @@ def decode(data: bytes, /) -> Any:
 
 def parse_location(location: str, /) -> dict[str, Any]:
     """Takes a LOCATION apart: scheme, name, path, size_bytes. Raises ValueError naming the fix."""
+
+def check_terms(tags: Iterable[str] | None, stale: float | None, /) -> None:
+    """Checks tags and stale seconds as a write does, before a loader runs."""
 
 def forked() -> int:
     """How many forks lie between the first process and this one."""

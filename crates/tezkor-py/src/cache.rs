@@ -325,8 +325,9 @@ impl Cache {
 
     /// A fresh value that is not due for an early refresh; else a Load. Its birth is the logical time of
     /// the snapshot that the loader reads from, if that is older than the present. With `refresh` what is
-    /// there is loaded anew.
-    #[pyo3(signature = (key, version = None, birth = None, beta = 1.0, refresh = false, /))]
+    /// there is loaded anew. With `alone` it is run whoever else does.
+    #[pyo3(signature = (key, version = None, birth = None, beta = 1.0, refresh = false, alone = false, /))]
+    #[allow(clippy::too_many_arguments)]
     fn load<'py>(
         slf: &Bound<'py, Self>,
         key: Object<'py>,
@@ -334,6 +335,7 @@ impl Cache {
         birth: Option<u64>,
         beta: f64,
         refresh: bool,
+        alone: bool,
     ) -> PyResult<Object<'py>> {
         let (py, alias) = (slf.py(), &slf.get().alias);
         let mut taken = scratch::take();
@@ -350,7 +352,7 @@ impl Cache {
             Answer::Value(value) => return Ok(value),
         }
         let full = alias.key(alias.space(), &scratch.key)?;
-        let begin = Begin { birth, beta, dice: dice(), alone: false, refresh };
+        let begin = Begin { birth, beta, dice: dice(), alone, refresh };
         match alias.load(py, &full, begin, &mut scratch.read)? {
             Loading::Fresh(value) => Ok(value),
             Loading::Begun(load, value) => begun(Some(*load), value),

@@ -53,6 +53,7 @@ mod _native {
     use crate::transactions::{open_transactions, set_transaction_hook};
 
     use crate::codec::{Format, Unreadable};
+    use crate::terms::read_terms;
 
     /// At the end of the process all regions are left in order: what is on disk is written out.
     #[pymodule_init]
@@ -84,6 +85,13 @@ mod _native {
             Unreadable::Miss | Unreadable::Raised(_) => unreadable(),
             Unreadable::Python(error) => error,
         })
+    }
+
+    /// Checks tags and stale seconds as a write does, before a loader runs.
+    #[pyfunction]
+    #[pyo3(signature = (tags, stale, /))]
+    fn check_terms(tags: Option<Bound<'_, PyAny>>, stale: Option<Bound<'_, PyAny>>) -> PyResult<()> {
+        read_terms(Ok(tezkor::Timeout::Never), tags.as_ref(), stale.as_ref()).map(drop)
     }
 
     /// How many forks lie between the first process and this one.

@@ -24,6 +24,7 @@ pub struct Load {
     is_owner: bool,
     is_busy: bool,
     is_early: bool,
+    birth: u64,
     value: Option<Py<PyAny>>,
 }
 
@@ -39,6 +40,7 @@ impl Load {
             is_owner: load.as_ref().is_some_and(tezkor::Load::is_owner),
             is_busy: load.as_ref().is_some_and(tezkor::Load::is_busy),
             is_early: load.as_ref().is_some_and(|load| matches!(load.instead, Some(Instead::Early(_)))),
+            birth: load.as_ref().map_or(0, tezkor::Load::birth),
             cache,
             full: full.to_vec(),
             engine,
@@ -87,6 +89,12 @@ impl Load {
     #[getter]
     fn value(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.value.as_ref().map(|value| value.clone_ref(py))
+    }
+
+    /// The logical time at which it began; what is invalidated later overtakes it.
+    #[getter]
+    fn birth(&self) -> u64 {
+        self.birth
     }
 
     /// The full key.

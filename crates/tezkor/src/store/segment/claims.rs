@@ -79,6 +79,8 @@ pub(crate) enum Claimed {
 pub(crate) struct Asker<'a> {
     pub(crate) now_ms: u64,
     pub(crate) row: u16,
+    /// Whether it has something to serve meanwhile, so that it can wait for the end of a back-off of its own making too.
+    pub(crate) is_patient: bool,
     pub(crate) is_alive: &'a dyn Fn(usize) -> bool,
 }
 
@@ -161,7 +163,7 @@ impl Region {
             // lies further ahead than any back-off is of an earlier boot.
             (_, FAILED) => {
                 let is_over = deadline_ms <= asker.now_ms || deadline_ms > asker.now_ms + LONGEST_BACK_OFF_MS;
-                is_over || self.failures(claim) >> 16 == u64::from(asker.row)
+                is_over || (!asker.is_patient && self.failures(claim) >> 16 == u64::from(asker.row))
             }
             (_, row) => {
                 let is_over = deadline_ms != 0 && deadline_ms <= asker.now_ms;

@@ -131,15 +131,20 @@ impl SegmentStore {
         let renewed = attached.renewed(key);
         let key = renewed.as_ref().unwrap_or(key);
         let region = &attached.region;
-        if let Some(found) = attached.fresh(key, now_ms, buffer, begin) {
-            region.count(attached.row(), Counter::HitsRegion, 1);
-            return Looked::Fresh(found);
-        }
+        let is_patient = match region.read_stale(key, now_ms, buffer) {
+            Read::Hit(found) if !is_due(&found, now_ms, begin) => {
+                region.count(attached.row(), Counter::HitsRegion, 1);
+                return Looked::Fresh(found);
+            }
+            Read::Hit(_) | Read::Stale(_) => true,
+            _ => false,
+        };
         let name = Name { low: key.low, high: key.high };
         let part = match attached.life().as_deref() {
             Some(life) if !begin.alone => {
                 let is_alive = |row: usize| attached.liveness.is_alive(row);
-                let asker = Asker { now_ms: self.tick_ms(now_ms), row: life.worker.owner.row, is_alive: &is_alive };
+                let row = life.worker.owner.row;
+                let asker = Asker { now_ms: self.tick_ms(now_ms), row, is_patient, is_alive: &is_alive };
                 match region.claim_name(Table::Flights, name, 0, asker) {
                     Claimed::Yes(claim) => Part::Owner(claim),
                     Claimed::Taken(claim) => Part::Busy(claim),
@@ -290,15 +295,7 @@ impl Attached {
     }
 
     pub(super) fn asker<'a>(&self, now_ms: u64, is_alive: &'a dyn Fn(usize) -> bool) -> Asker<'a> {
-        Asker { now_ms, row: self.row() as u16, is_alive }
-    }
-
-    /// A fresh value that is not due.
-    fn fresh(&self, key: &Key<'_>, now_ms: u64, buffer: &mut Buffer, begin: Begin) -> Option<Found> {
-        match self.region.read(key, now_ms, buffer) {
-            Read::Hit(found) if !is_due(&found, now_ms, begin) => Some(found),
-            _ => None,
-        }
+        Asker { now_ms, row: self.row() as u16, is_patient: false, is_alive }
     }
 
     /// Counts loads that have no place in the table: in the region, and in the worker's row, which its death sets right.

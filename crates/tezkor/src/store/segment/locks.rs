@@ -42,7 +42,12 @@ impl SegmentStore {
         };
         let tick_ms = self.tick_ms(now_ms);
         let is_alive = |row: usize| attached.liveness.is_alive(row);
-        let asker = super::claims::Asker { now_ms: tick_ms, row: life.worker.owner.row, is_alive: &is_alive };
+        let asker = super::claims::Asker {
+            now_ms: tick_ms,
+            row: life.worker.owner.row,
+            is_patient: false,
+            is_alive: &is_alive,
+        };
         let deadline_ms = most.map_or(0, |most| (tick_ms + super::milliseconds(most)).max(1));
         match attached.region.claim_name(Table::Locks, name, deadline_ms, asker) {
             Claimed::Yes(claim) => Ok(Locking::Held(claim.token)),

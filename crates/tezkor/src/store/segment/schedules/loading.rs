@@ -17,7 +17,12 @@ const NAME: Name = Name { low: A, high: A };
 
 fn claim(scene: &Scene, row: u16, living: &'static [usize]) -> Option<Claim> {
     let is_alive = |row: usize| living.contains(&row);
-    match scene.claim_name(Table::Flights, NAME, 0, Asker { now_ms: NOW_MS, row, is_alive: &is_alive }) {
+    match scene.claim_name(
+        Table::Flights,
+        NAME,
+        0,
+        Asker { now_ms: NOW_MS, row, is_patient: false, is_alive: &is_alive },
+    ) {
         Claimed::Yes(claim) => Some(claim),
         Claimed::Taken(_) => None,
         Claimed::Full => panic!("there is room for eight"),
