@@ -561,6 +561,23 @@ def test_an_entry_that_cannot_be_unpickled_here_stays_for_others(caplog):
     assert store.get("session").name == "ada"
 
 
+@pytest.mark.parametrize("options", [{}, {"max_entries": 5}], ids=str)
+def test_add_writes_where_get_finds_nothing_that_it_can_read(options):
+    store = cache(**options)
+    moody = Moody()
+    moody.name = "ada"
+    store.set("session", moody)
+    assert not store.add("session", "new")
+    Moody.fails = True
+    try:
+        assert store.get("session") is None
+        assert store.add("session", "new")
+        assert not store.add("session", "newer")
+    finally:
+        Moody.fails = False
+    assert store.get("session") == "new"
+
+
 def test_a_cache_on_disk_does_the_same(tmp_path):
     store = _native.Cache(f"file://{tmp_path}?size=8MiB", decoded_bytes=0, compress_min_bytes=1000)
     assert not store.is_near()

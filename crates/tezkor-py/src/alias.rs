@@ -336,7 +336,7 @@ impl Alias {
     ) -> PyResult<bool> {
         self.encoded(value, write, |writable| {
             if self.limit.is_some() {
-                if self.has(value.py(), key) {
+                if self.has(value.py(), key) && self.unreadable(value.py(), key)?.is_none() {
                     return Ok(false);
                 }
                 self.make_room(value.py(), key)?;
