@@ -91,6 +91,10 @@ class Cache:
     def clear(self, /) -> None:
         """Empties the location: all prefixes and versions, for all processes."""
 
+    def reset(self, /) -> None:
+        """Empties the location, and gives back all locks, loads and rate limits of its region, whoever
+        has them: for tests, between which nothing is to be left."""
+
     def clear_prefix(self, /) -> None:
         """Removes what has this prefix, in all versions."""
 

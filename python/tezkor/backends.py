@@ -366,7 +366,7 @@ def clear_opened() -> None:
                 delattr(caches._connections, alias)
         setting_changed.send(TezkorCache, setting="CACHES", value=None, enter=True)
     for place in list(_of_tests):
-        _stores[place].clear()
+        _stores[place].reset()
 
 
 def _open(url: str, arguments: Mapping[str, Any]) -> Any:

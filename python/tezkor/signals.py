@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from django.db import models
-from django.db.models.signals import m2m_changed, post_delete, post_init, post_save
+from django.db.models.signals import class_prepared, m2m_changed, post_delete, post_save, pre_save
 
 from tezkor.aliases import caches
 
@@ -28,7 +28,7 @@ def invalidates(
     """Invalidates tags and deletes keys whenever an instance of the model changes.
 
     ``tags`` and ``keys`` are lists, or callables that get the instance and return one. When an instance is
-    saved, what they named when it was loaded is invalidated as well: a product that moves to another category
+    saved, what they named for the row before is invalidated as well: a product that moves to another category
     leaves the old one's pages. Proxies and subclasses of the model are covered. Returns a handle with
     ``disconnect()``.
 
@@ -56,26 +56,34 @@ class Invalidation:
         self.cache = cache
         self._before = f"_tezkor_{id(self)}"
         _handles.setdefault(model, []).append(self)
-        if callable(tags) or callable(keys):
-            post_init.connect(self._loaded, weak=False)
-        post_save.connect(self._changed, weak=False)
-        post_delete.connect(self._changed, weak=False)
+        for each in _family(model):
+            self._connect(each)
+        class_prepared.connect(self._prepared, weak=False)
         m2m_changed.connect(self._related, weak=False)
+
+    def _connect(self, model: type[models.Model]) -> None:
+        # For these senders alone: a receiver for all models would cost every model its fast deletes.
+        pre_save.connect(self._saving, sender=model, weak=False)
+        post_save.connect(self._changed, sender=model, weak=False)
+        post_delete.connect(self._changed, sender=model, weak=False)
+
+    def _prepared(self, sender: Any, **kwargs: Any) -> None:
+        if issubclass(sender, self.model):
+            self._connect(sender)
 
     def disconnect(self) -> None:
         """Invalidates no more."""
-        for signal, receiver in (
-            (post_init, self._loaded),
-            (post_save, self._changed),
-            (post_delete, self._changed),
-            (m2m_changed, self._related),
-        ):
-            signal.disconnect(receiver)
+        for each in _family(self.model):
+            pre_save.disconnect(self._saving, sender=each)
+            post_save.disconnect(self._changed, sender=each)
+            post_delete.disconnect(self._changed, sender=each)
+        class_prepared.disconnect(self._prepared)
+        m2m_changed.disconnect(self._related)
         if self in _handles.get(self.model, []):
             _handles[self.model].remove(self)
 
     def of(self, instances: Iterable[Any]) -> None:
-        """Invalidates what these instances name, and what they named when they were loaded."""
+        """Invalidates what these instances name, and what they named before."""
         tags: dict[str, None] = {}
         keys: dict[Any, None] = {}
         for instance in instances:
@@ -99,17 +107,18 @@ class Invalidation:
     def _is_ours(self, sender: Any) -> bool:
         return isinstance(sender, type) and issubclass(sender, self.model)
 
-    def _loaded(self, sender: Any, instance: Any, **kwargs: Any) -> None:
-        # One that was not loaded from the database has no past; a deferred field would be asked for.
-        if self._is_ours(sender) and not instance._state.adding and not instance.get_deferred_fields():
-            instance.__dict__[self._before] = self.named(instance)
-
-    def _changed(self, sender: Any, instance: Any, raw: bool = False, **kwargs: Any) -> None:
-        if not self._is_ours(sender):
+    def _saving(
+        self, sender: Any, instance: Any, raw: bool = False, using: Any = None, **kwargs: Any
+    ) -> None:
+        """What the row named before is asked of the database: one query for each save, and none for each load."""
+        if raw or instance._state.adding or not (callable(self.tags) or callable(self.keys)):
             return
+        before = sender._base_manager.using(using).filter(pk=instance.pk).first()
+        if before is not None:
+            instance.__dict__[self._before] = self.named(before)
+
+    def _changed(self, sender: Any, instance: Any, **kwargs: Any) -> None:
         self.of([instance])
-        if instance.pk is not None and not instance.get_deferred_fields():
-            instance.__dict__[self._before] = self.named(instance)
 
     def _related(
         self, sender: Any, instance: Any, action: str, model: Any, pk_set: Any = None, **kwargs: Any
@@ -137,6 +146,11 @@ class Invalidation:
 
     def __repr__(self) -> str:
         return f"<invalidates {self.model.__name__}>"
+
+
+def _family(model: type[models.Model]) -> list[type[models.Model]]:
+    """A model, its proxies and subclasses, as far as they are there."""
+    return [model, *(each for child in model.__subclasses__() for each in _family(child))]
 
 
 def _names(given: Names, instance: Any) -> Sequence[str]:

@@ -283,6 +283,14 @@ impl Cache {
         self.alias.clear();
     }
 
+    /// Empties the location, and gives back all locks, loads and rate limits of its region, whoever
+    /// has them: for tests, between which nothing is to be left.
+    #[pyo3(signature = (/))]
+    fn reset(&self) {
+        self.alias.clear();
+        self.alias.engine.store().forget_claims();
+    }
+
     /// Removes what has this prefix, in all versions.
     #[pyo3(signature = (/))]
     fn clear_prefix(&self) {

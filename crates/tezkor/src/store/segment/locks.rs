@@ -131,6 +131,11 @@ impl SegmentStore {
         })
     }
 
+    /// Gives back all locks, loads and rate limits of the region, whoever has them: for tests, between which nothing is to be left.
+    pub fn forget_claims(&self) {
+        self.attached.load().region.forget_claims();
+    }
+
     fn enter_with(&self, key: &Key<'_>) -> (Guard<Arc<Attached>>, u64, Name) {
         let (attached, now_ms) = self.enter();
         let renewed = attached.renewed(key);
