@@ -373,12 +373,14 @@ def test_a_dear_value_is_refreshed_before_it_expires_and_a_cheap_one_is_not(cach
 
         return loader
 
-    for _ in range(10):
-        # Its cost is as long as its life: a refresh is due soon.
-        cache.get_or_set("dear", load("dear", 0.05), 0.1)
+    # Its cost is a fortieth of its life: one in e ** 40 that a refresh is due at once, and nearly certain at the end.
+    for _ in range(400):
+        cache.get_or_set("dear", load("dear", 0.05), 2)
         cache.get_or_set("cheap", load("cheap", 0), 60)
-    assert runs["cheap"] == 1
-    assert runs["dear"] > 2
+        if cache.pttl("dear") < 20 or runs["dear"] > 1:
+            break
+        time.sleep(0.005)
+    assert runs == {"dear": 2, "cheap": 1}, "it was not refreshed before it expired"
     cache.get_or_set("never", load("dear", 0.05), 1, beta=0)
     before = runs["dear"]
     for _ in range(200):

@@ -127,7 +127,7 @@ class Template:
             if path is not None:
                 _check_field(path, spec, conversion)
             self._parts.append((literal, path))
-        self.fields: frozenset[str] = frozenset(_root(path) for _, path in self._parts if path is not None)
+        self.fields: frozenset[str] = frozenset(root(path) for _, path in self._parts if path is not None)
         self._ends = re.compile(f"[{re.escape(''.join(sorted(ends)))}]") if ends else None
 
     def format(self, arguments: Mapping[str, Any]) -> str:
@@ -172,7 +172,7 @@ def _end(path: str, literal: str) -> str:
     return literal[0]
 
 
-def _root(path: str) -> str:
+def root(path: str) -> str:
     return re.split(r"[.\[]", path, maxsplit=1)[0]
 
 
@@ -285,7 +285,7 @@ EXACT: dict[type, Callable[[Any], str]] = {
     datetime.datetime: _datetime,
     datetime.time: _time,
     datetime.timedelta: lambda value: f"timedelta({value.days},{value.seconds},{value.microseconds})",
-    datetime.timezone: lambda value: f"timezone({_timezone(value)})",
+    datetime.timezone: lambda value: f"timezone({_timezone(value)},{text(value.utcoffset(None))})",
     zoneinfo.ZoneInfo: lambda value: f"ZoneInfo({_timezone(value)})",
     decimal.Decimal: lambda value: f"Decimal({decimal.Decimal.__str__(value)})",
     fractions.Fraction: lambda value: f"Fraction({value.numerator}/{value.denominator})",
@@ -318,7 +318,7 @@ def _other(value: Any) -> str:
         parts = [f"{part.name}={text(getattr(value, part.name))}" for part in _fields(kind)]
         return f"{_named(kind)}({','.join(parts)})"
     if kind.__name__ == "AnonymousUser" and kind.__module__ == "django.contrib.auth.models":
-        return "AnonymousUser"
+        return "AnonymousUser()"
     for base in kind.__mro__[1:]:
         if base in EXACT and not _has_more(value, base):
             return f"{_named(kind)}({EXACT[base](value)})"

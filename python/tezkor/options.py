@@ -142,6 +142,8 @@ def _options(result: Plan, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _nearest(name: str) -> str:
+    if name.upper() in ("TIMEOUT", "KEY_PREFIX", "VERSION", "KEY_FUNCTION", "LOCATION", "BACKEND"):
+        return f"Write {name.upper()!r} next to OPTIONS, not in it."
     near = difflib.get_close_matches(name.upper(), READERS, 1, 0.5)
     everything = ", ".join(sorted(READERS))
     return (
@@ -250,6 +252,8 @@ def _named(reader: Callable[[Any], Any], example: str) -> Callable[[Any], dict[s
             raise ValueError(f"Write a dictionary from name to {example}.")
         made = {}
         for name, each in value.items():
+            if "{" in name or "}" in name:  # it would be taken for a template
+                raise ValueError(f"{name!r}: Write a name without braces.")
             try:
                 made[name] = reader(each)
             except ValueError as error:
