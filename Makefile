@@ -29,4 +29,4 @@ fuzz:   ## fuzz every decoder: make fuzz SECONDS=600
 	@scripts/fuzz $(or $(SECONDS),60)
 
 clean:  ## remove everything that was built or downloaded
-	@rm -rf .venv .cache target fuzz/target python/tezkor/_native*.so .pytest_cache .ruff_cache .mypy_cache
+	@rm -rf .venv .cache target fuzz/target fuzz/corpus fuzz/artifacts python/tezkor/_native*.so .pytest_cache .ruff_cache .mypy_cache

@@ -68,6 +68,8 @@ BAD = [
     (entry(LOCATION="file://relative"), "tezkor.E001", ["absolute"]),
     (entry(LOCATION="shared://x?size=12Mb"), "tezkor.E001", ["12Mb", "128MiB"]),
     (entry(LOCATION="shared://x?colour=red"), "tezkor.E001", ["colour"]),
+    (entry(LOCATION="file:///etc/passwd"), "tezkor.E001", ["/etc/passwd is no folder", "path of a folder"]),
+    (entry("FileBasedCache", LOCATION="/etc/passwd"), "tezkor.E001", ["/etc/passwd is no folder"]),
     (entry("FileBasedCache"), "tezkor.E001", ["is ''", "absolute path of a folder"]),
     (entry(OPTIONS={"SIZE": "lots"}), "tezkor.E002", ["['OPTIONS']['SIZE'] is 'lots'", "'128MiB'"]),
     (entry(OPTIONS={"SIZE": -1}), "tezkor.E002", ["is -1"]),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import textwrap
 
 import pytest
@@ -365,23 +368,84 @@ def test_a_handler_that_comes_later_does_not_end_the_process_when_the_file_is_cu
     assert "after" in said.splitlines()
 
 
-def test_a_test_run_leaves_the_live_cache_alone_however_early_it_was_used(project):
+def test_another_fault_still_ends_the_process_once_with_the_traceback_of_faulthandler(project):
+    """The handler that was installed after ours sends the signal again, which comes to ours."""
+    program = """
+        import faulthandler, mmap, tempfile, time
+        import django; django.setup()
+        from django.core.cache import cache
+        cache.set("a", 1)
+        faulthandler.enable()
+        time.sleep(0.3)
+        cache.set("a", 2)
+        file = tempfile.TemporaryFile()
+        file.truncate(8192)
+        mapped = mmap.mmap(file.fileno(), 8192)
+        file.truncate(0)
+        mapped[5000]
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=project.folder,
+        env=project.environ | {"DJANGO_SETTINGS_MODULE": "shop"},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert ended.returncode == -signal.SIGBUS
+    assert ended.stderr.count("Fatal Python error: Bus error") == 1
+
+
+def test_without_memory_the_cache_is_small_or_tried_again_and_the_settings_are_not_blamed(project):
+    said = project.python("""
+        import resource, logging
+        import django; django.setup()
+        from django.core.cache import caches
+        logging.disable()
+        import tezkor.backends, tezkor.twins  # what is imported at the first use
+        with open("/proc/self/statm") as file:
+            pages = int(file.read().split()[0])
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        for room in (0, 6 << 20):
+            resource.setrlimit(resource.RLIMIT_AS, (pages * 4096 + room, most))
+            try:
+                caches["default"].set("a", 1)
+                print("works with", room, caches["default"].get("a"))
+            except Exception as error:
+                print(type(error).__name__, error)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        caches["default"].set("a", 2)
+        print("works", caches["default"].get("a"))
+    """)
+    assert said.splitlines()[-1] == "works 2"
+    for line in said.splitlines():
+        assert line.startswith(("works", "MemoryError there is no memory for the cache"))
+        assert "{" not in line
+        assert "LOCATION" not in line
+
+
+@pytest.mark.parametrize("mixin", ["ClearCaches, ", ""], ids=["cleared", "plain"])
+def test_a_test_run_leaves_the_live_cache_alone_however_early_it_was_used(project, mixin):
     project.write("app/__init__.py", "")
+    project.write("kept.py", "from django.core.cache import caches\ncache = caches['default']\n")
     project.write(
         "app/tests.py",
-        """
+        f"""
         from django.core.cache import cache
         from django.test import SimpleTestCase
-        import tezkor
+        import kept, tezkor
         from tezkor.test import ClearCaches
 
-        class Tests(ClearCaches, SimpleTestCase):
+        class Tests({mixin}SimpleTestCase):
             def test_private_and_empty(self):
-                self.assertIsNone(cache.get("live"))
-                self.assertIsNone(tezkor.cache.get("live"))
-                self.assertIn("memory://", cache.location)
-                cache.set("live", "overwritten by a test")
-                tezkor.cache.set("live", "overwritten by a test")
+                for each in (cache, tezkor.cache, kept.cache):
+                    self.assertIsNone(each.get("live"))
+                    self.assertIn("memory://", each.location)
+                for each in (cache, tezkor.cache, kept.cache):
+                    each.set("live", "overwritten by a test")
+                kept.cache.version = 2
+                tezkor.cache.get("live")
         """,
     )
     project.write(
@@ -389,8 +453,8 @@ def test_a_test_run_leaves_the_live_cache_alone_however_early_it_was_used(projec
         """
         import django; django.setup()
         from django.core.cache import cache
-        import tezkor
-        cache.get("x"), tezkor.cache.get("x")  # as an AppConfig.ready() may do
+        import kept, tezkor
+        cache.get("x"), tezkor.cache.get("x"), kept.cache.get("x")  # as an AppConfig.ready() may do
         from django.conf import settings
         from django.test.utils import get_runner
         import sys

@@ -3,6 +3,7 @@
 import decimal
 import math
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -453,6 +454,36 @@ def test_explain_tells_the_story_of_a_key(now):
     assert store.explain("k")["reason"] == "deleted"
 
 
+def test_explain_finds_the_key_under_another_prefix_of_the_location():
+    location = f"memory://native-{random.getrandbits(64)}"
+    other = _native.Cache(location, prefix="other")
+    other.set("k", "x")
+    other.set("not k", "x")
+    assert _native.Cache(location, prefix="mine").explain("k")["elsewhere"] == ["other:1:k"]
+    other.delete("k")
+    assert _native.Cache(location, prefix="mine").explain("k")["elsewhere"] == []
+
+
+def test_explain_tells_a_value_that_was_too_large_from_one_that_was_never_set():
+    store = cache(size_bytes=1 << 20)
+    store.set("page", b"x" * (1 << 18))
+    assert store.explain("page")["reason"] == "its value was too large to be stored"
+    assert store.explain("pages")["reason"] == "never set, or long forgotten"
+
+
+@pytest.mark.parametrize("use", [lambda store: store.has_key("k"), lambda store: store.clear()])
+def test_every_operation_tells_what_happened_to_the_region(use, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("TEZKOR_SHARED_DIRECTORY", str(tmp_path))
+    store = _native.Cache(f"shared://native-{random.getrandbits(64)}", size_bytes=1 << 20)
+    store.set("k", 1)
+    shutil.rmtree(tmp_path)
+    tmp_path.write_text("no folder")
+    time.sleep(0.3)
+    assert caplog.text == ""
+    use(store)
+    assert "private memory until it can be used" in caplog.text
+
+
 def test_stats_count_hits_and_sizes():
     store = cache()
     store.set("k", "x" * 100)
@@ -523,9 +554,29 @@ def test_an_entry_that_cannot_be_unpickled_here_stays_for_others(caplog):
         assert store.get_many(["session"]) == {}
         assert "RuntimeError: not now" in caplog.text
         assert "session" in caplog.text
+        store.set("another", moody)
+        store.get("another")
+        assert len(caplog.records) == 1, "what fails in the same way is told once"
     finally:
         Moody.fails = False
     assert store.get("session").name == "ada"
+
+
+@pytest.mark.parametrize("options", [{}, {"max_entries": 5}], ids=str)
+def test_add_writes_where_get_finds_nothing_that_it_can_read(options):
+    store = cache(**options)
+    moody = Moody()
+    moody.name = "ada"
+    store.set("session", moody)
+    assert not store.add("session", "new")
+    Moody.fails = True
+    try:
+        assert store.get("session") is None
+        assert store.add("session", "new")
+        assert not store.add("session", "newer")
+    finally:
+        Moody.fails = False
+    assert store.get("session") == "new"
 
 
 def test_a_cache_on_disk_does_the_same(tmp_path):

@@ -8,17 +8,16 @@ methods, copied from a table of the process; the store behind it is opened once 
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 from django.apps import apps
-from django.core.cache import caches
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache, default_key_func
 from django.core.cache.backends.dummy import DummyCache as DjangoDummyCache
 from django.core.exceptions import ImproperlyConfigured
-from django.core.signals import setting_changed
 
 from tezkor import _native, checks, isolation, loads, names, options, transactions
 from tezkor.verbs import Silent, Verbs, warn_about_globs
@@ -296,8 +295,11 @@ class TezkorCache(Verbs):
 
     def _native(self) -> Any:
         mine = self.__dict__
+        plan: options.Plan = mine["_plan"]
+        if plan.is_of_tests:
+            _of_tests.add(_place(plan.url, plan.arguments))
         arguments = {
-            **mine["_plan"].arguments,
+            **plan.arguments,
             "prefix": str(self.key_prefix),
             "timeout": self.default_timeout,
         }
@@ -305,16 +307,16 @@ class TezkorCache(Verbs):
             arguments.update(max_entries=max(self._max_entries, 0), cull_frequency=self._cull_frequency)
         if mine["_has_own_keys"] or not mine.keys().isdisjoint(KEY_METHODS):
             arguments.update(version=self.version, key_function=_asking(weakref.ref(self)))
-            return _open(mine["_plan"].url, arguments)
+            return _open(plan.url, arguments)
         arguments.update(version=self.version, validate_key=_warn_about_key)
         if self.key_func is not default_key_func:
             arguments["key_function"] = self.key_func
-        key = (mine["_plan"].url, type(self.version), *arguments.items())
+        key = (plan.url, type(self.version), *arguments.items())
         native = _natives.get(key)
         if native is None:
             if len(_natives) >= TABLE_LIMIT:
                 _natives.clear()
-            native = _natives[key] = _open(mine["_plan"].url, arguments)
+            native = _natives[key] = _open(plan.url, arguments)
         return native
 
 
@@ -353,29 +355,40 @@ transactions.install()
 
 
 def clear_opened() -> None:
-    """Empties every LOCATION that this process has opened in a test run: what tests do between each other.
-
-    A cache that was used before the run began (by an ``AppConfig.ready()``, say) is the live one: it is left
-    alone, and its aliases are made anew, private.
-    """
-    if isolation.under_test_runner() and _stores.keys() - _of_tests:
-        for place in _stores.keys() - _of_tests:
-            del _stores[place]
-        for alias in caches.settings:
-            if isinstance(getattr(caches._connections, alias, None), TezkorCache):
-                delattr(caches._connections, alias)
-        setting_changed.send(TezkorCache, setting="CACHES", value=None, enter=True)
-    for place in list(_of_tests):
+    """Empties every LOCATION that this process has opened in a test run: what tests do between each other."""
+    leave_live_caches()
+    for place in _of_tests & _stores.keys():
         _stores[place].reset()
+
+
+def leave_live_caches() -> None:
+    """Has caches that were made before a test run began be private from here on, as those are that are made in it.
+
+    An ``AppConfig.ready()`` may have made one, or a module that keeps it. They are not listed anywhere, which would
+    cost at each request: the garbage collector knows them.
+    """
+    live = _stores.keys() - _of_tests
+    if not live or not isolation.under_test_runner():
+        return
+    _natives.clear()
+    for each in gc.get_objects():
+        if issubclass(type(each), TezkorCache):
+            mine = each.__dict__
+            if "_plan" in mine and not mine["_plan"].is_of_tests:
+                mine["_plan"] = each.read(*mine["_settings"])
+                each._bind()
+    for place in live - _of_tests:
+        del _stores[place]
 
 
 def _open(url: str, arguments: Mapping[str, Any]) -> Any:
     native = _native.Cache(url, default_timeout=DEFAULT_TIMEOUT, **arguments)
-    place = (url.partition("?")[0], arguments.get("region"))
-    _stores.setdefault(place, native)
-    if isolation.under_test_runner():
-        _of_tests.add(place)
+    _stores.setdefault(_place(url, arguments), native)
     return native
+
+
+def _place(url: str, arguments: Mapping[str, Any]) -> tuple[str, str | None]:
+    return url.partition("?")[0], arguments.get("region")
 
 
 def _asking(reference: weakref.ref[TezkorCache]) -> Callable[[Any, str, Any], str]:

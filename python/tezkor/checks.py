@@ -39,6 +39,9 @@ def _params(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_settings(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    from tezkor.backends import leave_live_caches
+
+    leave_live_caches()  # Django's test runner runs the checks before the first test
     messages = [message for alias, backend, entry in _aliases() for message in _check(alias, backend, entry)]
     return messages + list(_check_sizes())
 

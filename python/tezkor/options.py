@@ -36,12 +36,14 @@ class Mistake:
 class Plan:
     """What is fixed about a native cache once its settings are read.
 
-    ``url`` is the LOCATION it opens, ``region`` the place of the bytes, which several LOCATIONs may be in.
+    ``url`` is the LOCATION it opens, ``region`` the place of the bytes, which several LOCATIONs may be in. What is
+    of tests was read under a test runner: it is private, or shared because the settings say so.
     """
 
     url: str = ""
     region: str = ""
     is_private: bool = False
+    is_of_tests: bool = False
     arguments: dict[str, Any] = field(default_factory=dict)
     delete_many_patterns: bool = False
     transactional: bool = False
@@ -72,6 +74,9 @@ def plan(to_url: Callable[[Any], str], location: Any, params: Mapping[str, Any])
         text, hint = error.args if len(error.args) == 2 else (f"is {location!r}: {error}", LOCATION_HINT)
         result.wrong("tezkor.E001", "['LOCATION']", text, hint)
         return result
+    if parsed["path"] and os.path.exists(parsed["path"]) and not os.path.isdir(parsed["path"]):
+        text = f"is {location!r}, and {parsed['path']} is no folder"
+        result.wrong("tezkor.E001", "['LOCATION']", text, "Write the absolute path of a folder.")
     if parsed["size_bytes"] is not None:
         if not _is_region_size(parsed["size_bytes"]):
             result.wrong("tezkor.E001", "['LOCATION']", f"asks for {parsed['size_bytes']} bytes", SIZE_HINT)
@@ -90,7 +95,8 @@ def plan(to_url: Callable[[Any], str], location: Any, params: Mapping[str, Any])
     place = url.partition("?")[0]
     is_own = place == "shared://" or "://" not in place
     result.region = f"own {region}" if is_own else place
-    result.is_private = isolation.under_test_runner() and not test.get("SHARED", False)
+    result.is_of_tests = isolation.under_test_runner()
+    result.is_private = result.is_of_tests and not test.get("SHARED", False)
     if result.is_private:
         result.url = "memory://" + private_name(url)
         result.arguments["clock"] = "python"

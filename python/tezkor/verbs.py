@@ -241,7 +241,7 @@ class Verbs(AsyncTwins):
 
     # Names from settings
 
-    def key(self, name: str, **fields: Any) -> str:
+    def key(self, name: str, /, **fields: Any) -> str:
         """The key that a template in ``OPTIONS["KEYS"]`` makes of the fields."""
         return names.key(self._plan.keys, name, fields)
 
@@ -378,6 +378,30 @@ class Silent(AsyncTwins):
 
     def clear_prefix(self) -> None:
         pass
+
+    def key(self, name: str, /, **fields: Any) -> str:
+        return f"{name}:{sorted(fields.items())}"
+
+    def expire(self, key: Any, timeout: Any, version: Any = None) -> bool:
+        return False
+
+    pexpire = expire_at = pexpire_at = expire
+
+    async def aexpire(self, key: Any, timeout: Any, version: Any = None) -> bool:
+        return False
+
+    apexpire = aexpire_at = apexpire_at = aexpire
+
+    def persist(self, key: Any, version: Any = None) -> bool:
+        return False
+
+    async def apersist(self, key: Any, version: Any = None) -> bool:
+        return False
+
+    async def attl(self, key: Any, version: Any = None) -> int:
+        return 0
+
+    apttl = attl
 
     def ttl(self, key: Any, version: Any = None) -> int:
         return 0

@@ -259,7 +259,7 @@ impl Alias {
         write: &mut Vec<u8>,
     ) -> PyResult<bool> {
         self.encoded(value, write, |writable| {
-            self.make_room(key)?;
+            self.make_room(value.py(), key)?;
             let written = self.run(value.py(), |engine| engine.fill(key, load, writable.value(), self.spread(terms)));
             if let Written::Held = written {
                 return Ok(false);
@@ -326,7 +326,7 @@ impl Alias {
         write: &mut Vec<u8>,
     ) -> PyResult<bool> {
         self.encoded(value, write, |writable| {
-            self.make_room(key)?;
+            self.make_room(value.py(), key)?;
             let written = self.run(value.py(), |engine| engine.set(key, writable.value(), self.spread(terms)));
             self.written(key, value, &writable, written)
         })
@@ -342,10 +342,10 @@ impl Alias {
     ) -> PyResult<bool> {
         self.encoded(value, write, |writable| {
             if self.limit.is_some() {
-                if self.engine.has(key) {
+                if self.has(value.py(), key) && self.unreadable(value.py(), key)?.is_none() {
                     return Ok(false);
                 }
-                self.make_room(key)?;
+                self.make_room(value.py(), key)?;
             }
             let written = self.run(value.py(), |engine| engine.add(key, writable.value(), self.spread(terms)));
             let written = match written {
@@ -516,15 +516,22 @@ impl Alias {
         }
     }
 
+    /// Whether there is an entry.
+    pub fn has(&self, py: Python<'_>, key: &Key<'_>) -> bool {
+        self.run(py, |engine| engine.has(key))
+    }
+
     /// Empties the location.
-    pub fn clear(&self) {
-        self.engine.clear(self.space());
+    pub fn clear(&self, py: Python<'_>) {
+        let space = self.space();
+        self.run(py, |engine| engine.clear(space));
         self.forget_all();
     }
 
     /// Empties one prefix.
-    pub fn clear_prefix(&self) {
-        self.engine.clear_prefix(self.space());
+    pub fn clear_prefix(&self, py: Python<'_>) {
+        let space = self.space();
+        self.run(py, |engine| engine.clear_prefix(space));
         drop(self.decoded.clear());
     }
 
@@ -567,7 +574,7 @@ impl Alias {
     }
 
     /// Before a write, what MAX_ENTRIES asks to leave.
-    fn make_room(&self, key: &Key<'_>) -> PyResult<()> {
+    fn make_room(&self, py: Python<'_>, key: &Key<'_>) -> PyResult<()> {
         let Some(limit) = &self.limit else {
             return Ok(());
         };
@@ -575,11 +582,11 @@ impl Alias {
             return Ok(());
         };
         match leaving {
-            None => self.clear(),
+            None => self.clear(py),
             Some(leaving) => {
                 for full in leaving {
                     let key = self.key(key.space(), &full)?;
-                    self.engine.delete(&key);
+                    self.run(py, |engine| engine.delete(&key));
                     drop(self.decoded.forget(key.hash(), key.bytes()));
                 }
             }

@@ -252,7 +252,7 @@ impl Cache {
         let mut taken = scratch::take();
         alias.compose(&key, version.as_ref(), &mut taken.key)?;
         Ok(match ask(slf, &taken.key)? {
-            Answer::GoOn => alias.engine.has(&alias.key(alias.space(), &taken.key)?),
+            Answer::GoOn => alias.has(slf.py(), &alias.key(alias.space(), &taken.key)?),
             Answer::Bypass => false,
             Answer::Value(_) => true,
         })
@@ -279,22 +279,22 @@ impl Cache {
 
     /// Empties the location: all prefixes and versions, for all processes.
     #[pyo3(signature = (/))]
-    fn clear(&self) {
-        self.alias.clear();
+    fn clear(&self, py: Python<'_>) {
+        self.alias.clear(py);
     }
 
     /// Empties the location, and gives back all locks, loads and rate limits of its region, whoever
     /// has them: for tests, between which nothing is to be left.
     #[pyo3(signature = (/))]
-    fn reset(&self) {
-        self.alias.clear();
+    fn reset(&self, py: Python<'_>) {
+        self.alias.clear(py);
         self.alias.engine.store().forget_claims();
     }
 
     /// Removes what has this prefix, in all versions.
     #[pyo3(signature = (/))]
-    fn clear_prefix(&self) {
-        self.alias.clear_prefix();
+    fn clear_prefix(&self, py: Python<'_>) {
+        self.alias.clear_prefix(py);
     }
 
     /// The keys of this prefix and version that fit the pattern, as they were given (with a key function of

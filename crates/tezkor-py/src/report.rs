@@ -32,6 +32,7 @@ pub fn explain<'py>(py: Python<'py>, alias: &Alias, full: &[u8], user_key: &str)
         let reason = match missing {
             Missing::NeverSet => "never set, or long forgotten",
             Missing::Expired => "expired",
+            Missing::TooLarge => "its value was too large to be stored",
             Missing::Evicted => "evicted for want of room",
             Missing::Deleted => "deleted",
             Missing::Invalidated => "its location, prefix or a tag was cleared",
@@ -77,15 +78,18 @@ fn compression_name(codec: u8) -> Option<&'static str> {
     }
 }
 
-/// The same user's key under another version of this prefix.
+/// The same user's key under another version or prefix of the location. Others may use Python meanwhile: it reads everything.
 fn elsewhere(py: Python<'_>, alias: &Alias, full: &[u8], user_key: &str) -> PyResult<Vec<Py<PyString>>> {
     let tail = format!(":{user_key}");
     let mut found: Vec<Vec<u8>> = Vec::new();
-    alias.engine.scan(alias.space(), &mut |other| {
-        if other != full && other.ends_with(tail.as_bytes()) {
-            found.push(other.to_vec());
-        }
-        found.len() < ELSEWHERE_MAX
+    let space = alias.space();
+    py.detach(|| {
+        alias.engine.scan_location(space, &mut |other| {
+            if other != full && other.ends_with(tail.as_bytes()) {
+                found.push(other.to_vec());
+            }
+            found.len() < ELSEWHERE_MAX
+        });
     });
     found.iter().map(|other| key_text(py, other).map(Bound::unbind)).collect()
 }
@@ -130,28 +134,31 @@ pub fn tell(py: Python<'_>, engine: &tezkor::Cache) -> PyResult<()> {
             Level::Warning => intern!(py, "warning"),
             Level::Error => intern!(py, "error"),
         };
-        log(py, method, &event.text)?;
+        log(py, method, &event.text, &event.text)?;
     }
     Ok(())
 }
 
-/// Logs that an entry could not be unpickled here. What a log handler raises is not the caller's concern.
+/// Logs that an entry could not be unpickled here: of all that fail in the same way, one. What a log handler raises is not the
+/// caller's concern.
 pub fn tell_unreadable(py: Python<'_>, key: &Key<'_>, error: &PyErr) {
     let kind = error.get_type(py).name().map_or_else(|_| "an error".to_owned(), |name| name.to_string());
     let key = String::from_utf8_lossy(key.bytes());
-    let text = format!("the entry {key:?} is a miss in this process: unpickling it raised {kind}: {}", error.value(py));
-    if let Err(error) = log(py, intern!(py, "warning"), &text) {
+    let raised = format!("{kind}: {}", error.value(py));
+    let text = format!("the entry {key:?} is a miss in this process: unpickling it raised {raised}");
+    if let Err(error) = log(py, intern!(py, "warning"), &raised, &text) {
         error.write_unraisable(py, None);
     }
 }
 
-fn log(py: Python<'_>, method: &Bound<'_, PyString>, text: &str) -> PyResult<()> {
+/// Logs a text, unless one about the same was logged within an hour.
+fn log(py: Python<'_>, method: &Bound<'_, PyString>, about: &str, text: &str) -> PyResult<()> {
     static SAID: Mutex<BTreeMap<String, Instant>> = Mutex::new(BTreeMap::new());
     let now = Instant::now();
     {
         let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
         said.retain(|_, when| now.duration_since(*when) < SAY_AGAIN);
-        if said.len() >= SAID_MAX || said.insert(text.to_owned(), now).is_some() {
+        if said.len() >= SAID_MAX || said.insert(about.to_owned(), now).is_some() {
             return Ok(());
         }
     }

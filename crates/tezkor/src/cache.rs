@@ -135,12 +135,12 @@ impl Cache {
 
     /// Writes a value. `None`: nothing is stored now, since the timeout was zero or the value did not fit.
     pub fn set<'t>(&self, key: &Key<'_>, value: Value<'_>, terms: impl Into<Terms<'t>>) -> Written {
-        self.store.write(key, value, terms.into(), When::Always)
+        self.told(key, value, self.store.write(key, value, terms.into(), When::Always))
     }
 
     /// Writes a value where there is none.
     pub fn add<'t>(&self, key: &Key<'_>, value: Value<'_>, terms: impl Into<Terms<'t>>) -> Written {
-        self.store.write(key, value, terms.into(), When::Absent)
+        self.told(key, value, self.store.write(key, value, terms.into(), When::Absent))
     }
 
     /// Writes a value if the entry is still the one of the stamp.
@@ -151,7 +151,7 @@ impl Cache {
         value: Value<'_>,
         terms: impl Into<Terms<'t>>,
     ) -> Written {
-        self.store.write(key, value, terms.into(), When::Unchanged(stamp))
+        self.told(key, value, self.store.write(key, value, terms.into(), When::Unchanged(stamp)))
     }
 
     /// Changes when an entry expires; whether there is one.
@@ -187,7 +187,15 @@ impl Cache {
 
     /// Stores what a load brought and ends it; `Held` when an invalidation or a set has overtaken it.
     pub fn fill<'t>(&self, key: &Key<'_>, load: &mut Load, value: Value<'_>, terms: impl Into<Terms<'t>>) -> Written {
-        self.store.fill(key, load, value, terms.into())
+        self.told(key, value, self.store.fill(key, load, value, terms.into()))
+    }
+
+    #[inline]
+    fn told(&self, key: &Key<'_>, value: Value<'_>, written: Written) -> Written {
+        if let Written::Refused = written {
+            self.store.note_refused(key, value);
+        }
+        written
     }
 
     /// Invalidates all entries of a prefix that depend on one of the tags, and loads of them that are under way. The cost does
@@ -240,6 +248,11 @@ impl Cache {
     /// Calls `each` with the full key of every entry of a prefix until it returns `false`.
     pub fn scan(&self, space: Space, each: &mut dyn FnMut(&[u8]) -> bool) {
         self.store.scan(space, each);
+    }
+
+    /// Calls `each` with the full key of every entry of a location until it returns `false`.
+    pub fn scan_location(&self, space: Space, each: &mut dyn FnMut(&[u8]) -> bool) {
+        self.store.scan_location(space, each);
     }
 
     /// The story of one key.

@@ -31,6 +31,8 @@ pub enum Missing {
     NeverSet,
     /// Its timeout is over.
     Expired,
+    /// Its value was larger than the largest that fits, when this process set it last.
+    TooLarge,
     /// It was dropped for want of room a short while ago.
     Evicted,
     /// It was deleted.

@@ -5,9 +5,8 @@ mod support;
 use support::place::{Place, Shelf, is_stored};
 use tezkor::{Begin, Cache, Config, Looked, Space, Timeout, Value, Written};
 
-const REGION_BYTES: u64 = 1 << 20;
-/// The region has 128 rows.
-const NAMES: usize = 200;
+/// Sizes of regions, with more names than each has rows for: 128 below 8 MiB, 1024 from there on.
+const CASES: [(u64, usize); 2] = [(1 << 20, 200), (8 << 20, 1_100)];
 
 fn set(cache: &Cache, space: Space, name: &[u8]) {
     let key = cache.key(space, name).expect("a short key");
@@ -20,19 +19,25 @@ fn has(cache: &Cache, space: Space, name: &[u8]) -> bool {
 
 #[test]
 fn prefixes_beyond_the_rows_are_cleared_one_by_one() {
+    for (region_bytes, names) in CASES {
+        clear_prefixes(region_bytes, names);
+    }
+}
+
+fn clear_prefixes(region_bytes: u64, count: usize) {
     let place = Place::new("prefixes");
-    let mut shelf = Shelf::open(&place.shared(REGION_BYTES));
+    let mut shelf = Shelf::open(&place.shared(region_bytes));
     let cache = shelf.cache.clone();
-    let spaces: Vec<Space> = (0..NAMES).map(|number| cache.space(format!("tenant {number}").as_bytes())).collect();
+    let spaces: Vec<Space> = (0..count).map(|number| cache.space(format!("tenant {number}").as_bytes())).collect();
     // The full keys do not tell the prefixes: a key function may do as it likes.
-    let names: Vec<Vec<u8>> = (0..NAMES).map(|number| format!("key {number}").into_bytes()).collect();
+    let names: Vec<Vec<u8>> = (0..count).map(|number| format!("key {number}").into_bytes()).collect();
     let set_all = || spaces.iter().zip(&names).for_each(|(space, name)| set(&cache, *space, name));
-    let left = || (0..NAMES).filter(|number| has(&cache, spaces[*number], &names[*number])).count();
-    for cleared in [0, 60, NAMES - 2, NAMES - 1] {
+    let left = || (0..count).filter(|number| has(&cache, spaces[*number], &names[*number])).count();
+    for cleared in [0, 60, count - 2, count - 1] {
         set_all();
         cache.clear_prefix(spaces[cleared]);
         assert!(!has(&cache, spaces[cleared], &names[cleared]));
-        assert_eq!(left(), NAMES - 1, "clearing prefix {cleared} emptied others");
+        assert_eq!(left(), count - 1, "clearing prefix {cleared} emptied others");
         set_all();
         let mut seen = Vec::new();
         cache.scan(spaces[cleared], &mut |key| {
@@ -41,7 +46,7 @@ fn prefixes_beyond_the_rows_are_cleared_one_by_one() {
         });
         assert_eq!(seen, [names[cleared].clone()]);
         assert_eq!(cache.store().delete_pattern(spaces[cleared], &|_| true), 1);
-        assert_eq!(left(), NAMES - 1, "the pattern of prefix {cleared} emptied others");
+        assert_eq!(left(), count - 1, "the pattern of prefix {cleared} emptied others");
         // A load under way does not bring back what was cleared.
         let key = cache.key(spaces[cleared], &names[cleared]).expect("a short key");
         let begin = Begin { birth: None, beta: 1.0, dice: 0.5, alone: false, refresh: false };
@@ -55,9 +60,15 @@ fn prefixes_beyond_the_rows_are_cleared_one_by_one() {
 
 #[test]
 fn locations_beyond_the_rows_are_cleared_one_by_one() {
+    for (region_bytes, names) in CASES {
+        clear_locations(region_bytes, names);
+    }
+}
+
+fn clear_locations(region_bytes: u64, count: usize) {
     let place = Place::new("locations");
-    let base = place.shared(REGION_BYTES);
-    let caches: Vec<Cache> = (0..NAMES)
+    let base = place.shared(region_bytes);
+    let caches: Vec<Cache> = (0..count)
         .map(|number| {
             let config = Config { namespace: format!("location {number}").into_bytes(), ..base.clone() };
             Cache::open(&config).expect("the settings are right")
@@ -65,11 +76,11 @@ fn locations_beyond_the_rows_are_cleared_one_by_one() {
         .collect();
     let spaces: Vec<Space> = caches.iter().map(|cache| cache.space(b"")).collect();
     let set_all = || caches.iter().zip(&spaces).for_each(|(cache, space)| set(cache, *space, b"key"));
-    for cleared in [0, NAMES - 2, NAMES - 1] {
+    for cleared in [0, count - 2, count - 1] {
         set_all();
         caches[cleared].clear(spaces[cleared]);
         assert!(!has(&caches[cleared], spaces[cleared], b"key"));
-        let left = (0..NAMES).filter(|number| has(&caches[*number], spaces[*number], b"key")).count();
-        assert_eq!(left, NAMES - 1, "clearing location {cleared} emptied others");
+        let left = (0..count).filter(|number| has(&caches[*number], spaces[*number], b"key")).count();
+        assert_eq!(left, count - 1, "clearing location {cleared} emptied others");
     }
 }

@@ -57,7 +57,7 @@ impl Format {
             Err(Fault::Python(error)) => return Err(error),
             Err(Fault::Foreign { .. }) if self.pickle => {
                 let pickled = types(py)?.dumps.bind(py).call1((value, 5))?;
-                pickle::encoded(py, value, pickled.cast::<PyBytes>()?.as_bytes())?
+                pickle::encoded(py, value, pickled.cast::<PyBytes>()?)?
             }
             Err(Fault::Foreign { .. }) => {
                 return match Encoder::new(py, Vec::new(), true)?.encode(value) {

@@ -273,7 +273,7 @@ impl Geometry {
 
     /// The largest value: a quarter of the region, at most 64 MiB.
     pub(crate) fn largest_value(&self) -> usize {
-        ((self.segments * self.segment_words * 8 / 4) as u64).min(LARGEST_VALUE_BYTES).min(self.size_bytes / 4) as usize
+        (self.size_bytes / 4).min(LARGEST_VALUE_BYTES) as usize
     }
 
     /// Open segments hold at most a quarter of the region.
@@ -305,7 +305,7 @@ mod tests {
     fn the_largest_value_is_a_quarter_of_the_region_and_at_most_64_mebibytes() {
         for size in [1 << 20, 8 << 20, 128 << 20, 256 << 20] {
             let largest = Geometry::of_size(size).largest_value() as u64;
-            assert!((size / 5..=size / 4).contains(&largest), "{size}: {largest}");
+            assert_eq!(largest, size / 4);
         }
         assert_eq!(Geometry::of_size(1 << 30).largest_value(), 64 << 20);
         assert_eq!(Geometry::of_size(128 << 30).largest_value(), 64 << 20);

@@ -6,7 +6,7 @@
 
 use std::mem::MaybeUninit;
 use std::ptr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Once, OnceLock};
 
 /// Mappings that are watched; a process with more has the rest unwatched.
@@ -23,6 +23,8 @@ static WATCHED: [Watched; MOST_MAPPINGS] =
     [const { Watched { start: AtomicUsize::new(0), end: AtomicUsize::new(0) } }; MOST_MAPPINGS];
 static FAULTS: AtomicUsize = AtomicUsize::new(0);
 static PAGE: AtomicUsize = AtomicUsize::new(SMALLEST_PAGE);
+/// Whether the handler that came later has had a signal from us.
+static PASSED_ON: AtomicBool = AtomicBool::new(false);
 /// What was installed before us: the first one, and one that came later and was put behind us again.
 static BEFORE: [OnceLock<libc::sigaction>; 2] = [const { OnceLock::new() }; 2];
 
@@ -98,7 +100,8 @@ extern "C" fn on_missing_page(signal: libc::c_int, info: *mut libc::siginfo_t, c
     let found = unsafe { &*info };
     // SAFETY: a SIGBUS that the kernel sent (its code is positive) has an address; of others it is looked at and not used.
     let address = unsafe { found.si_addr() }.addr();
-    let is_ours = found.si_code > 0
+    let is_fault = found.si_code > 0;
+    let is_ours = is_fault
         && WATCHED.iter().any(|watched| {
             (watched.start.load(Ordering::SeqCst)..watched.end.load(Ordering::SeqCst)).contains(&address)
         });
@@ -106,7 +109,7 @@ extern "C" fn on_missing_page(signal: libc::c_int, info: *mut libc::siginfo_t, c
         FAULTS.fetch_add(1, Ordering::Relaxed);
         return;
     }
-    go_on(signal, info, context);
+    go_on(signal, info, context, is_fault);
 }
 
 fn put_page(address: usize) -> bool {
@@ -119,9 +122,24 @@ fn put_page(address: usize) -> bool {
     made != libc::MAP_FAILED
 }
 
+/// The action that was there before ours.
+///
+/// One that came later has ours for the one before it, and may put it back and send the signal again (`faulthandler` does):
+/// what is sent after it has had its turn goes to the first one, or the two would pass it to each other for ever.
+fn action_before(is_fault: bool) -> Option<&'static libc::sigaction> {
+    let [first, later] = &BEFORE;
+    match later.get() {
+        Some(later) if is_fault || !PASSED_ON.load(Ordering::SeqCst) => {
+            PASSED_ON.store(true, Ordering::SeqCst);
+            Some(later)
+        }
+        _ => first.get(),
+    }
+}
+
 /// Does what the process had installed for this signal.
-fn go_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    let before = BEFORE.iter().rev().find_map(OnceLock::get).copied().unwrap_or_else(no_action);
+fn go_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void, is_fault: bool) {
+    let before = action_before(is_fault).copied().unwrap_or_else(no_action);
     match before.sa_sigaction {
         // The default, and to ignore it (a fault would come again at once): it happens once more, and ends us.
         libc::SIG_DFL | libc::SIG_IGN => {

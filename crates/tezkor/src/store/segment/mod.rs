@@ -73,6 +73,8 @@ const PRIVATE_SHARE: u64 = 8;
 const LARGEST_PRIVATE_BYTES: u64 = 16 << 20;
 /// How often the same kind of refusal is told at most.
 const SAY_EVERY_MS: u64 = 60_000;
+/// Keys of too large values that a process knows.
+const TOO_LARGE_KEPT: usize = 16;
 
 /// A segment store.
 pub struct SegmentStore {
@@ -91,6 +93,8 @@ pub struct SegmentStore {
     has_events: AtomicBool,
     /// When each kind of refusal was said last.
     said_ms: [AtomicU64; 4],
+    /// Keys whose value did not fit: the low half of the hash, and the time of the Ledger. For people who ask about a key.
+    too_large: [[AtomicU64; 2]; TOO_LARGE_KEPT],
 }
 
 /// Why a write is refused.
@@ -182,6 +186,7 @@ impl SegmentStore {
             events: ArcSwap::from_pointee(events),
             faults: AtomicUsize::new(missing::faults()),
             said_ms: Default::default(),
+            too_large: Default::default(),
         })
     }
 
@@ -336,6 +341,25 @@ impl SegmentStore {
                 format!("{}: a value of {length} bytes was not stored: no room could be made for it", self.name())
             });
         }
+    }
+
+    /// Remembers that a value was refused for its size, so that `explain` can tell.
+    #[cold]
+    pub(crate) fn note_refused(&self, key: &Key<'_>, value: Value<'_>) {
+        let attached = self.attached.load();
+        let key = attached.renewed(key).unwrap_or(*key);
+        if value.length() > attached.region.geometry.largest_value() {
+            let [hash, sequence] = &self.too_large[(key.low % TOO_LARGE_KEPT as u64) as usize];
+            sequence.store(attached.region.ledger().sequence(), Ordering::Relaxed);
+            hash.store(key.low, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the last that is known of a key is that its value was refused for its size.
+    fn was_too_large(&self, region: &Region, key: &Key<'_>) -> bool {
+        let [hash, sequence] = &self.too_large[(key.low % TOO_LARGE_KEPT as u64) as usize];
+        hash.load(Ordering::Relaxed) == key.low
+            && region.ledger().key_invalidated_at(key) <= sequence.load(Ordering::Relaxed)
     }
 
     /// Leaves an event, at most one of its kind in a minute.

@@ -31,6 +31,22 @@ impl SegmentStore {
         });
     }
 
+    /// Calls `each` with the full key of every live entry of a location, whatever its prefix, until it returns `false`.
+    pub fn scan_location(&self, space: Space, each: &mut dyn FnMut(&[u8]) -> bool) {
+        let (attached, now_ms) = self.enter();
+        let space = attached.renewed_space(space);
+        let region = &attached.region;
+        let mut going = true;
+        self.each_record(&mut |header, key_bytes| {
+            let key = Key::new(space, region.seed, &key_bytes[8..]);
+            let is_ours = key_bytes[..8] == space.location.to_le_bytes() && key.low == header.hash;
+            if is_ours && region.find(&key).is_some_and(|at| region.is_live(&key, &at, now_ms)) {
+                going = each(&key_bytes[8..]);
+            }
+            going
+        });
+    }
+
     /// Calls `each` with the header and key of every record that a slot leads to.
     pub(super) fn each_record(&self, each: &mut dyn FnMut(&Header, &[u8]) -> bool) {
         let attached = self.attached.load();
@@ -70,7 +86,9 @@ impl SegmentStore {
         let region = &attached.region;
         let mut explanation = Explanation { store: self.kind(), ..Explanation::default() };
         let Some(located) = region.find(key) else {
-            explanation.missing = Some(if region.is_ghost(key.low) {
+            explanation.missing = Some(if self.was_too_large(region, key) {
+                Missing::TooLarge
+            } else if region.is_ghost(key.low) {
                 Missing::Evicted
             } else if region.ledger().key_invalidated_at(key) > 0 {
                 Missing::Deleted

@@ -1,5 +1,5 @@
-//! Small models, each with the promise that it is about as its name. Loom runs their schedules up to three preemptions
-//! (`LOOM_MAX_PREEMPTIONS` for another number).
+//! Small models, each with the promise that it is about as its name. Loom runs their schedules up to three preemptions,
+//! as `make soak` does; `make test` stops at two. `LOOM_MAX_PREEMPTIONS` is for another number.
 //!
 //! Threads with workers of their own stand for processes, threads that share a worker for threads of one process.
 
