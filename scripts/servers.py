@@ -1,4 +1,4 @@
-"""Finds, installs and runs real servers for benchmarks and tests: redis-server, memcached and PostgreSQL on unix sockets.
+"""Finds, installs and runs real servers for benchmarks and tests, on unix sockets: redis-server, memcached, PostgreSQL.
 
 It never touches a server that it did not start, and opens no network port.
 
@@ -22,9 +22,8 @@ from types import TracebackType
 def postgresql_program(name: str) -> str | None:
     """Debian keeps PostgreSQL's programs out of the PATH, in a folder for each version; the newest is taken."""
     folders = sorted(Path("/usr/lib/postgresql").glob("[0-9]*/bin"), key=lambda path: int(path.parent.name))
-    return shutil.which(
-        name, path=os.pathsep.join([str(folder) for folder in reversed(folders)])
-    ) or shutil.which(name)
+    newest_first = os.pathsep.join(str(folder) for folder in reversed(folders))
+    return shutil.which(name, path=newest_first) or shutil.which(name)
 
 
 # Debian's package, and how to see that it is there.
