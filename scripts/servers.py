@@ -1,4 +1,4 @@
-"""Finds, installs and runs real servers for benchmarks and tests: redis-server and memcached on unix sockets.
+"""Finds, installs and runs real servers for benchmarks and tests, on unix sockets: redis-server, memcached, PostgreSQL.
 
 It never touches a server that it did not start, and opens no network port.
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -17,13 +18,26 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+
+def postgresql_program(name: str) -> str | None:
+    """Debian keeps PostgreSQL's programs out of the PATH, in a folder for each version; the newest is taken."""
+    folders = sorted(Path("/usr/lib/postgresql").glob("[0-9]*/bin"), key=lambda path: int(path.parent.name))
+    newest_first = os.pathsep.join(str(folder) for folder in reversed(folders))
+    return shutil.which(name, path=newest_first) or shutil.which(name)
+
+
 # Debian's package, and how to see that it is there.
 PACKAGES = {
     "redis-server": lambda: shutil.which("redis-server"),
     "memcached": lambda: shutil.which("memcached"),
     "libmemcached-dev": lambda: Path("/usr/include/libmemcached/memcached.h").exists(),
+    "postgresql": lambda: postgresql_program("postgres") and postgresql_program("initdb"),
 }
 START_SECONDS = 10
+# PostgreSQL refuses to run as root; this is who Debian's package runs it as.
+POSTGRESQL_USER = "postgres"
+# SIGTERM asks PostgreSQL to wait until all clients have left.
+STOPS = {"postgres": signal.SIGINT}
 
 
 def install(package: str) -> str | None:
@@ -64,7 +78,7 @@ class Servers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for process in self.processes:
-            process.terminate()
+            process.send_signal(STOPS.get(Path(process.args[0]).name, signal.SIGTERM))  # type: ignore[index]
         for process in self.processes:
             try:
                 process.wait(5)
@@ -77,7 +91,7 @@ class Servers:
         """The path of the socket of a running Redis that saves nothing, or None."""
         path = str(self.directory / "redis.sock")
         options = ["--port", "0", "--unixsocket", path, "--save", "", "--appendonly", "no"]
-        return self._start("redis-server", path, [*options, "--dir", str(self.directory)])
+        return self._start("redis-server", path, ["redis-server", *options, "--dir", str(self.directory)])
 
     def memcached(self) -> str | None:
         """The path of the socket of a running memcached of 1 GiB, or None."""
@@ -85,13 +99,50 @@ class Servers:
         options = ["-s", path, "-a", "0700", "-m", "1024", "-I", "8m"]
         if os.geteuid() == 0:
             options += ["-u", "root"]
-        return self._start("memcached", path, options)
+        return self._start("memcached", path, ["memcached", *options])
 
-    def _start(self, name: str, path: str, options: list[str]) -> str | None:
-        reason = install(name)
+    def postgresql(self) -> str | None:
+        """The directory of the socket of a running PostgreSQL that syncs nothing to the disk, or None.
+
+        The user and the database are called postgres, and there is no password.
+        """
+        reason = install("postgresql")
+        if reason is None:
+            folder = self.directory / "postgresql"
+            folder.mkdir(mode=0o700)
+            user = POSTGRESQL_USER if os.geteuid() == 0 else None
+            if user is not None:
+                self.directory.chmod(0o711)
+                shutil.chown(folder, user)
+            data = str(folder / "data")
+            initdb = [str(postgresql_program("initdb")), "-D", data, "-U", POSTGRESQL_USER]
+            initdb += ["--auth=trust", "--no-sync", "-E", "UTF8", "--no-locale"]
+            made = subprocess.run(
+                initdb,
+                user=user,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if made.returncode:
+                reason = f"initdb failed: {(made.stderr.strip().splitlines() or ['no reason given'])[-1]}"
+        if reason is not None:
+            self.missing["postgresql"] = reason
+            return None
+        settings = ["fsync=off", "full_page_writes=off", "listen_addresses=", "shared_buffers=16MB"]
+        command = [str(postgresql_program("postgres")), "-D", data, "-k", str(folder)]
+        command += [part for setting in settings for part in ("-c", setting)]
+        socket_path = self._start("postgresql", str(folder / ".s.PGSQL.5432"), command, user)
+        return None if socket_path is None else str(folder)
+
+    def _start(self, package: str, path: str, command: list[str], user: str | None = None) -> str | None:
+        reason = install(package)
         if reason is None:
             process = subprocess.Popen(
-                [str(shutil.which(name)), *options],
+                [str(shutil.which(command[0])), *command[1:]],
+                user=user,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -101,7 +152,7 @@ class Servers:
                 os.sched_setaffinity(process.pid, {self.cpu})
             reason = answering(path, process)
         if reason is not None:
-            self.missing[name] = reason
+            self.missing[package] = reason
             return None
         return path
 

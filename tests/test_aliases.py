@@ -179,6 +179,7 @@ def test_the_package_needs_neither_django_nor_settings_to_be_imported(project):
 def test_attributes_of_the_package_are_few():
     import tezkor
 
-    assert dir(tezkor) == ["__version__", "cache", "caches"]
+    assert dir(tezkor) == sorted(tezkor.__all__)
+    assert all(hasattr(tezkor, name) for name in tezkor.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         tezkor.nonsense  # noqa: B018

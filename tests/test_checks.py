@@ -38,6 +38,10 @@ GOOD = [
     ),
     entry(OPTIONS={"SIZE": "64MiB", "DECODED_SIZE": 0, "PICKLE": False, "COMPRESS_MIN_BYTES": "4KiB"}),
     entry(OPTIONS={"SIZE": 1 << 20, "REGION": "shop-1.0", "TEST": {"SHARED": True}}),
+    entry(OPTIONS={"JITTER": 0.1, "DELETE_MANY_PATTERNS": True, "TRANSACTIONAL": False}),
+    entry(OPTIONS={"JITTER": 0, "TIMEOUTS": {}, "KEYS": {}}),
+    entry(OPTIONS={"TIMEOUTS": {"STATIC": 86400, "SHORT": 0.5, "EVER": None, "OFF": 0}}),
+    entry(OPTIONS={"KEYS": {"product_list": "list:{page}:{cat_id}", "user": "user:{user.pk}", "front": "f"}}),
     entry("LocMemCache", LOCATION="any thing?", OPTIONS={"MAX_ENTRIES": "30", "CULL_FREQUENCY": 0}),
     entry("FileBasedCache", LOCATION="/var/tmp/django_cache"),
     entry("FileBasedCache", LOCATION=Path("/var/tmp/django_cache")),
@@ -92,6 +96,29 @@ BAD = [
     (entry(OPTIONS={"TEST": {"SHARE": True}}), "tezkor.E002", ["{'SHARED': True}"]),
     (entry(OPTIONS={"TEST": True}), "tezkor.E002", ["{'SHARED': True}"]),
     (entry(LOCATION="memory://?size=2MiB", OPTIONS={"SIZE": "1MiB"}), "tezkor.E002", ["1048576", "2097152"]),
+    *(
+        (entry(OPTIONS={"JITTER": share}), "tezkor.E002", ["['OPTIONS']['JITTER'] is", "less than 1"])
+        for share in (1, -0.1, True, "0.1", None, float("nan"))
+    ),
+    (entry(OPTIONS={"DELETE_MANY_PATTERNS": "yes"}), "tezkor.E002", ["is 'yes'", "True or False"]),
+    (entry(OPTIONS={"TRANSACTIONAL": 1}), "tezkor.E002", ["['TRANSACTIONAL'] is 1", "True or False"]),
+    (entry(OPTIONS={"TIMEOUTS": ["STATIC"]}), "tezkor.E002", ["a dictionary from name", "'STATIC': 86400"]),
+    (entry(OPTIONS={"TIMEOUTS": {5: 5}}), "tezkor.E002", ["a dictionary from name"]),
+    (entry(OPTIONS={"TIMEOUTS": {"A": 5, "B": "1h"}}), "tezkor.E002", ["'B': Write a number of seconds"]),
+    (entry(OPTIONS={"TIMEOUTS": {"A": -1}}), "tezkor.E002", ["'A': Write a number of seconds"]),
+    (entry(OPTIONS={"KEYS": "product:{pk}"}), "tezkor.E002", ["a dictionary from name to template"]),
+    (entry(OPTIONS={"KEYS": {"a": "p:{}"}}), "tezkor.E002", ["'a': Give every field a name"]),
+    (entry(OPTIONS={"KEYS": {"a": "p:{0}"}}), "tezkor.E002", ["'a': Give every field a name"]),
+    (entry(OPTIONS={"KEYS": {"a": "{x}{y}"}}), "tezkor.E002", ["'a': Write something between '{x}'"]),
+    (entry(OPTIONS={"KEYS": {"a": "{x:03d}"}}), "tezkor.E002", ["'a': Write '{x}' without a format"]),
+    (entry(OPTIONS={"KEYS": {"{a}": "x"}}), "tezkor.E002", ["a name without braces"]),
+    (entry(OPTIONS={"KEYS": {"a": 5}}), "tezkor.E002", ["'a': Write a text such as"]),
+    *(
+        (entry(**{name: {"A": 5}}), "tezkor.W001", [f"['{name}'] has no effect", f"'OPTIONS': {{'{name}'"])
+        for name in ("JITTER", "TIMEOUTS", "KEYS", "TRANSACTIONAL", "DELETE_MANY_PATTERNS")
+    ),
+    (entry(OPTIONS={"TIMEOUT": 5}), "tezkor.E003", ["Write 'TIMEOUT' next to OPTIONS, not in it."]),
+    (entry(OPTIONS={"JITER": 5}), "tezkor.E003", ["Did you mean 'JITTER'?"]),
     (entry(OPTIONS={"max_entries": 5}), "tezkor.E003", ["'max_entries'", "Did you mean 'MAX_ENTRIES'?"]),
     (entry(OPTIONS={"COMPRESS": 5}), "tezkor.E003", ["Did you mean 'COMPRESS_MIN_BYTES'?"]),
     (
@@ -147,6 +174,21 @@ def test_folders_that_the_web_server_serves_are_reported(folder, relation, serve
     assert list(messages) == (["tezkor.W002"] if relation else [])
     if relation:
         assert f"{relation} {next(iter(served))}" in messages["tezkor.W002"]
+
+
+def test_a_plan_holds_what_the_options_mean():
+    def plan(**given):
+        return options.plan(options.region_url, "", {"OPTIONS": given})
+
+    assert plan().arguments.get("jitter", 0) == 0
+    assert not any((plan().delete_many_patterns, plan().transactional, plan().timeouts, plan().keys))
+    read = plan(
+        JITTER=0.25, DELETE_MANY_PATTERNS=True, TRANSACTIONAL=True, TIMEOUTS={"A": 5}, KEYS={"k": "k:{a}"}
+    )
+    assert read.mistakes == []
+    assert (read.arguments["jitter"], read.delete_many_patterns, read.transactional) == (0.25, True, True)
+    assert read.timeouts == {"A": 5}
+    assert read.keys["k"].format({"a": 1}) == "k:1"
 
 
 def sizes(**aliases):

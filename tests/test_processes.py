@@ -26,7 +26,8 @@ def cache_in(folder: str, **options: Any) -> Any:
     from tezkor.backends import TezkorCache
 
     return TezkorCache(
-        "shared://processes", {"TIMEOUT": None, "OPTIONS": {"TEST": {"SHARED": True}, **options}}
+        f"shared://{Path(folder).name[-60:]}",
+        {"TIMEOUT": None, "OPTIONS": {"TEST": {"SHARED": True}, **options}},
     )
 
 

@@ -175,7 +175,8 @@ impl Run {
             }
             20 => self.register ^= 1 << (program.byte()? % 64),
             21 => {
-                let begin = Begin { birth: None, beta: 1.0, dice: 0.5, alone: program.byte()? % 4 == 0 };
+                let begin =
+                    Begin { birth: None, beta: 1.0, dice: 0.5, alone: program.byte()? % 4 == 0, refresh: false };
                 if let Looked::Load(mut load) = self.store.load(&key, &mut self.buffer, begin) {
                     self.store.count_waiter(&load, true);
                     let (salt, length) = (program.byte()?, program.choose(&LENGTHS)?);

@@ -1,30 +1,64 @@
 """One cache for Django sites: ``from tezkor import cache, caches``.
 
-Importing this package needs neither Django nor its settings; both are asked for at the first use of an alias.
+Importing this package needs neither Django nor its settings; both are asked for at the first use of a name.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tezkor._native import __version__ as __version__
     from tezkor.aliases import cache as cache
     from tezkor.aliases import caches as caches
+    from tezkor.decorators import cached as cached
+    from tezkor.loads import LoadTimeout as LoadTimeout
+    from tezkor.loads import skip as skip
+    from tezkor.locks import LockNotOwned as LockNotOwned
+    from tezkor.locks import LockTimeout as LockTimeout
+    from tezkor.memo import memoize_request as memoize_request
+    from tezkor.signals import InvalidatingManager as InvalidatingManager
+    from tezkor.signals import InvalidatingQuerySet as InvalidatingQuerySet
+    from tezkor.signals import invalidates as invalidates
 
-__all__ = ["__version__", "cache", "caches"]
+# The module that each name is of.
+WHERE = {
+    "__version__": "_native",
+    "cache": "aliases",
+    "caches": "aliases",
+    "cached": "decorators",
+    "memoize_request": "memo",
+    "skip": "loads",
+    "LoadTimeout": "loads",
+    "LockTimeout": "locks",
+    "LockNotOwned": "locks",
+    "invalidates": "signals",
+    "InvalidatingManager": "signals",
+    "InvalidatingQuerySet": "signals",
+}
+
+__all__ = [
+    "InvalidatingManager",
+    "InvalidatingQuerySet",
+    "LoadTimeout",
+    "LockNotOwned",
+    "LockTimeout",
+    "__version__",
+    "cache",
+    "cached",
+    "caches",
+    "invalidates",
+    "memoize_request",
+    "skip",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from tezkor._native import __version__
-
-        return __version__
-    if name in ("cache", "caches"):
-        from tezkor import aliases
-
-        globals().update(cache=aliases.cache, caches=aliases.caches)
-        return globals()[name]
-    raise AttributeError(f"module 'tezkor' has no attribute {name!r}")
+    if name not in WHERE:
+        raise AttributeError(f"module 'tezkor' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"tezkor.{WHERE[name]}"), name)
+    return value
 
 
 def __dir__() -> list[str]:

@@ -91,12 +91,19 @@ class Cache:
     def clear(self, /) -> None:
         """Empties the location: all prefixes and versions, for all processes."""
 
+    def reset(self, /) -> None:
+        """Empties the location, and gives back all locks, loads and rate limits of its region, whoever
+        has them: for tests, between which nothing is to be left."""
+
     def clear_prefix(self, /) -> None:
         """Removes what has this prefix, in all versions."""
 
     def keys(self, pattern: str | None = None, version: Any = None, /) -> list[str]:
         """The keys of this prefix and version that fit the pattern, as they were given (with a key function of
         its own: the full keys). Reads the whole location."""
+
+    def matches(self, pattern: str, full_key: str, version: Any = None, /) -> bool:
+        """Whether a full key is one that the pattern stands for."""
 
     def delete_pattern(self, pattern: str, version: Any = None, /) -> int:
         """Removes the entries of this prefix and version whose key fits the pattern; how many there were."""
@@ -134,6 +141,9 @@ class Cache:
 
     def await_lock(self, name: Any, seconds: float, version: Any = None, /) -> bool:
         """Waits until a lock is free, or the seconds are over; whether it is."""
+
+    def owns(self, name: Any, token: int, version: Any = None, /) -> bool:
+        """Whether a lock is the caller's at this moment."""
 
     def is_locked(self, name: Any, version: Any = None, /) -> bool:
         """Whether somebody has a lock."""

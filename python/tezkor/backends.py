@@ -19,8 +19,8 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache, default_
 from django.core.cache.backends.dummy import DummyCache as DjangoDummyCache
 from django.core.exceptions import ImproperlyConfigured
 
-from tezkor import _native, checks, isolation, options
-from tezkor.twins import AsyncTwins
+from tezkor import _native, checks, isolation, loads, names, options, transactions
+from tezkor.verbs import Silent, Verbs, warn_about_globs
 
 __all__ = ["DummyCache", "FileBasedCache", "LocMemCache", "TezkorCache"]
 
@@ -47,7 +47,7 @@ _of_tests: set[tuple[str, str | None]] = set()
 _warn_about_key = partial(BaseCache.validate_key, None)
 
 
-class TezkorCache(AsyncTwins):
+class TezkorCache(Verbs):
     """One cache for all processes of the project on this machine."""
 
     to_url: Callable[[Any], str] = staticmethod(options.region_url)
@@ -69,6 +69,7 @@ class TezkorCache(AsyncTwins):
     _clear_prefix: Callable[..., None]
     _keys: Callable[..., list[str]]
     _delete_pattern: Callable[..., int]
+    _matches: Callable[..., bool]
     _load: Callable[..., Any]
     _invalidate_tags: Callable[..., None]
     _ttl_ms: Callable[..., int | None]
@@ -77,6 +78,7 @@ class TezkorCache(AsyncTwins):
     _extend: Callable[..., bool]
     _await_lock: Callable[..., bool]
     _is_locked: Callable[..., bool]
+    _owns: Callable[..., bool]
     _rate: Callable[..., tuple[bool, int, float]]
     _sequence: Callable[..., int]
     _make_full_key: Callable[..., str]
@@ -87,6 +89,9 @@ class TezkorCache(AsyncTwins):
     _stats: Callable[..., dict[str, Any]]
     _location: Callable[..., str]
     _plan: options.Plan
+    place: tuple[str, str | None]
+    is_transactional: bool
+    delete_many_patterns: bool
 
     def __init__(self, location: Any, params: Mapping[str, Any]) -> None:
         # What an option holds may be unhashable. The table keeps the params alive, so that no address in a text is
@@ -107,47 +112,121 @@ class TezkorCache(AsyncTwins):
     def get_many(self, keys: Iterable[Any], version: Any = None) -> dict[Any, Any]:
         return self._get_many(keys, version)
 
-    def set(self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> None:
-        return self._set(key, value, timeout, version)
+    def set(
+        self,
+        key: Any,
+        value: Any,
+        timeout: Any = DEFAULT_TIMEOUT,
+        version: Any = None,
+        *,
+        tags: Iterable[str] | None = None,
+        stale: float | None = None,
+    ) -> None:
+        """Store a value: ``tags`` are names it depends on, ``stale`` seconds after the timeout it may serve while
+        it is loaded."""
+        if loads.open_blocks or self.is_transactional:
+            return self._set_within(key, value, timeout, version, tags, stale)
+        if tags is None and stale is None:
+            return self._set(key, value, timeout, version)
+        return self._set(key, value, timeout, version, tags, stale)
 
     def set_many(
-        self, data: Mapping[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: Any = None
+        self,
+        data: Mapping[Any, Any],
+        timeout: Any = DEFAULT_TIMEOUT,
+        version: Any = None,
+        *,
+        tags: Iterable[str] | None = None,
+        stale: float | None = None,
     ) -> list[Any]:
-        return self._set_many(data, timeout, version)
+        tags = tags and list(tags)
+        if self.is_transactional and self._defer(data, timeout, version, tags, stale):
+            return []
+        return self._set_many(data, timeout, version, tags, stale)
 
-    def add(self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> bool:
-        return self._add(key, value, timeout, version)
+    def add(
+        self,
+        key: Any,
+        value: Any,
+        timeout: Any = DEFAULT_TIMEOUT,
+        version: Any = None,
+        *,
+        tags: Iterable[str] | None = None,
+        stale: float | None = None,
+    ) -> bool:
+        return self._add(key, value, timeout, version, tags, stale)
 
     def touch(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> bool:
         return self._touch(key, timeout, version)
 
     def delete(self, key: Any, version: Any = None) -> bool:
+        if transactions.is_open():
+            there = self.has_key(key, version)
+            keys = [self._make_full_key(key, version)]
+            transactions.invalidate(self, partial(self._delete, key, version), keys)
+            return there
         return self._delete(key, version)
 
     def delete_many(self, keys: Iterable[Any], version: Any = None) -> None:
+        keys = list(keys)
+        if self.delete_many_patterns:
+            for key in keys:
+                if isinstance(key, str) and not GLOBS.isdisjoint(key):
+                    self.delete_pattern(key, version)
+                else:
+                    self.delete(key, version)
+            return None
+        warn_about_globs(self, keys, version)
+        if transactions.is_open():
+            full_keys = [self._make_full_key(key, version) for key in keys]
+            transactions.invalidate(self, partial(self._delete_many, keys, version), full_keys)
+            return None
         return self._delete_many(keys, version)
 
     def has_key(self, key: Any, version: Any = None) -> bool:
         return self._has_key(key, version)
 
-    def incr(self, key: Any, delta: Any = 1, version: Any = None) -> Any:
-        """Add to a number and keep its time to live; atomic between processes."""
+    def incr(
+        self,
+        key: Any,
+        delta: Any = 1,
+        version: Any = None,
+        *,
+        default: Any = None,
+        timeout: Any = DEFAULT_TIMEOUT,
+    ) -> Any:
+        """Add to a number and keep its time to live; atomic between processes. Where there is none, ``default``
+        is added to, and stored for ``timeout`` seconds."""
+        if default is None:
+            return self._incr(key, delta, version)
+        for _ in range(100):
+            try:
+                return self._incr(key, delta, version)
+            except ValueError:
+                self.add(key, default, timeout, version)
         return self._incr(key, delta, version)
+
+    def decr(
+        self,
+        key: Any,
+        delta: Any = 1,
+        version: Any = None,
+        *,
+        default: Any = None,
+        timeout: Any = DEFAULT_TIMEOUT,
+    ) -> Any:
+        return self.incr(key, -delta, version, default=default, timeout=timeout)
 
     def clear(self) -> None:
         """Empty the LOCATION: all prefixes and versions, all aliases that share it, all processes."""
-        return self._clear()
+        transactions.invalidate(self, self._clear, everything="location")
 
     def close(self, **kwargs: Any) -> None:
         """Django calls this after each request; mappings and decoded values stay as they are."""
 
     def clear_prefix(self) -> None:
         """Remove what this alias's KEY_PREFIX owns in the LOCATION, in all versions."""
-        return self._clear_prefix()
-
-    def keys(self, version: Any = None) -> list[str]:
-        """The keys of this prefix and version, as they were given to ``set``; reads the whole LOCATION."""
-        return self._keys(None, version)
+        transactions.invalidate(self, self._clear_prefix, everything="prefix")
 
     def explain(self, key: Any, version: Any = None) -> dict[str, Any]:
         """Where the key is, since when, until when, its size and writer; or why it is not there."""
@@ -206,7 +285,13 @@ class TezkorCache(AsyncTwins):
                 refuse()  # nobody runs our checks
             return
         mine["_near"] = native.is_near()
+        mine["place"] = (plan.url.partition("?")[0], plan.arguments.get("region"))
+        mine["is_transactional"] = plan.transactional
+        mine["delete_many_patterns"] = plan.delete_many_patterns
         mine.update({f"_{name}": getattr(native, name) for name in NATIVE_METHODS})
+        if plan.timeouts:
+            for name, place in TIMEOUT_AT.items():
+                mine[f"_{name}"] = names.with_timeouts(plan.timeouts, mine[f"_{name}"], place)
 
     def _native(self) -> Any:
         mine = self.__dict__
@@ -235,7 +320,14 @@ class TezkorCache(AsyncTwins):
         return native
 
 
-NATIVE_METHODS = tuple(name[1:] for name in TezkorCache.__annotations__ if name[0] == "_" and name != "_plan")
+# Where each native method takes its timeout, which may be a name.
+TIMEOUT_AT = {"set": 2, "add": 2, "set_many": 1, "touch": 1}
+GLOBS = frozenset("*?[")
+NATIVE_METHODS = tuple(
+    name[1:]
+    for name in TezkorCache.__annotations__
+    if name[0] == "_" and name != "_plan" and name != "_settings"
+)
 
 
 class LocMemCache(TezkorCache):
@@ -252,32 +344,21 @@ class FileBasedCache(TezkorCache):
     is_folder = True
 
 
-class DummyCache(AsyncTwins, DjangoDummyCache):  # type: ignore[misc]
+class DummyCache(Silent, DjangoDummyCache):  # type: ignore[misc]
     """Django's DummyCache, inline in async code too. It checks keys, and ignores LOCATION and OPTIONS."""
 
     location = "dummy://"
 
-    def clear_prefix(self) -> None:
-        pass
-
-    def keys(self, version: Any = None) -> list[str]:
-        return []
-
-    def explain(self, key: Any, version: Any = None) -> dict[str, Any]:
-        return {"key": self.make_and_validate_key(key, version=version), "found": False, "reason": "dummy"}
-
-    def stats(self) -> dict[str, Any]:
-        return {}
-
 
 checks.register()
+transactions.install()
 
 
 def clear_opened() -> None:
     """Empties every LOCATION that this process has opened in a test run: what tests do between each other."""
     leave_live_caches()
     for place in _of_tests & _stores.keys():
-        _stores[place].clear()
+        _stores[place].reset()
 
 
 def leave_live_caches() -> None:

@@ -52,7 +52,8 @@ def _check(alias: str, backend: Any, entry: dict[str, Any]) -> Iterator[CheckMes
         yield Error(f"CACHES[{alias!r}]{mistake.where} {mistake.text}.", hint=mistake.hint, id=mistake.id)
     yield from _check_names(alias, entry)
     timeout = entry.get("TIMEOUT", 300)
-    if timeout is not None and not _is_number(timeout):
+    is_nan = isinstance(timeout, float) and timeout != timeout  # an error of its own
+    if timeout is not None and not is_nan and not _is_number(timeout):
         yield Warning(
             f"CACHES[{alias!r}]['TIMEOUT'] is {timeout!r}; Django takes 300 seconds instead.",
             hint="Write a number of seconds, or None for entries that never expire.",
@@ -61,6 +62,13 @@ def _check(alias: str, backend: Any, entry: dict[str, Any]) -> Iterator[CheckMes
     yield from _check_entries(alias, backend, entry)
     is_path = isinstance(location, (str, os.PathLike))
     if backend.is_folder and location and is_path and not Path(location).is_absolute():
+        if "://" in str(location):
+            yield Error(
+                f"CACHES[{alias!r}]['LOCATION'] is {str(location)!r}, and {backend.__name__} takes a path.",
+                hint="Write the absolute path of a folder, or use TezkorCache for URLs.",
+                id="tezkor.E001",
+            )
+            return
         yield Warning(
             f"CACHES[{alias!r}]['LOCATION'] is the relative path {str(location)!r}.",
             hint="Write an absolute path: processes that start elsewhere would use another folder.",
@@ -90,10 +98,10 @@ def _check_names(alias: str, entry: dict[str, Any]) -> Iterator[CheckMessage]:
     from tezkor.options import READERS
 
     for name in entry.keys() - ENTRY:
-        if name in READERS:
+        if str(name).upper() in READERS:
             yield Warning(
                 f"CACHES[{alias!r}][{name!r}] has no effect: it is an option.",
-                hint=f"Move it into OPTIONS: 'OPTIONS': {{{name!r}: {entry[name]!r}}}.",
+                hint=f"Move it into OPTIONS: 'OPTIONS': {{{str(name).upper()!r}: {entry[name]!r}}}.",
                 id="tezkor.W001",
             )
             continue

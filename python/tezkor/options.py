@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from django.core.cache.backends.base import get_key_func
 
-from tezkor import _native, isolation
+from tezkor import _native, isolation, names
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,10 @@ class Plan:
     is_private: bool = False
     is_of_tests: bool = False
     arguments: dict[str, Any] = field(default_factory=dict)
+    delete_many_patterns: bool = False
+    transactional: bool = False
+    timeouts: Mapping[str, Any] = field(default_factory=dict)
+    keys: Mapping[str, names.Template] = field(default_factory=dict)
     mistakes: list[Mistake] = field(default_factory=list)
 
     def wrong(self, id: str, where: str, text: str, hint: str) -> None:
@@ -58,6 +62,10 @@ def plan(to_url: Callable[[Any], str], location: Any, params: Mapping[str, Any])
     test = options.pop("TEST", {})
     region = options.pop("REGION", None)
     size_bytes = options.pop("SIZE", None)
+    result.delete_many_patterns = options.pop("DELETE_MANY_PATTERNS", False)
+    result.transactional = options.pop("TRANSACTIONAL", False)
+    result.timeouts = options.pop("TIMEOUTS", {})
+    result.keys = options.pop("KEYS", {})
     result.arguments = {ARGUMENTS[name]: value for name, value in options.items() if name in ARGUMENTS}
     try:
         url = to_url(location)
@@ -140,6 +148,8 @@ def _options(result: Plan, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _nearest(name: str) -> str:
+    if name.upper() in ("TIMEOUT", "KEY_PREFIX", "VERSION", "KEY_FUNCTION", "LOCATION", "BACKEND"):
+        return f"Write {name.upper()!r} next to OPTIONS, not in it."
     near = difflib.get_close_matches(name.upper(), READERS, 1, 0.5)
     everything = ", ".join(sorted(READERS))
     return (
@@ -151,7 +161,9 @@ def _nearest(name: str) -> str:
 
 def _key_function(result: Plan, params: Mapping[str, Any]) -> None:
     try:
-        get_key_func(params.get("KEY_FUNCTION"))
+        function = get_key_func(params.get("KEY_FUNCTION"))
+        if not callable(function):
+            raise ValueError(f"{function!r} cannot be called")
     except (ImportError, AttributeError, ValueError) as error:
         result.wrong(
             "tezkor.E004",
@@ -234,6 +246,29 @@ def _test(value: Any) -> dict[str, bool]:
     return dict(value)
 
 
+def _share(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise ValueError("Write a share of the timeout, from 0 to less than 1, such as 0.1.")
+    return float(value)
+
+
+def _named(reader: Callable[[Any], Any], example: str) -> Callable[[Any], dict[str, Any]]:
+    def read(value: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping) or not all(isinstance(name, str) and name for name in value):
+            raise ValueError(f"Write a dictionary from name to {example}.")
+        made = {}
+        for name, each in value.items():
+            if "{" in name or "}" in name:  # it would be taken for a template
+                raise ValueError(f"{name!r}: Write a name without braces.")
+            try:
+                made[name] = reader(each)
+            except ValueError as error:
+                raise ValueError(f"{name!r}: {error}") from None
+        return made
+
+    return read
+
+
 READERS: dict[str, Callable[[Any], Any]] = {
     "SIZE": _region_size,
     "DECODED_SIZE": _size_or_nothing,
@@ -243,10 +278,20 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "TEST": _test,
     "MAX_ENTRIES": _count,
     "CULL_FREQUENCY": _count,
+    "JITTER": _share,
+    "DELETE_MANY_PATTERNS": _yes_or_no,
+    "TRANSACTIONAL": _yes_or_no,
+    "TIMEOUTS": _named(names.seconds, "seconds, such as {'STATIC': 86400}"),
+    "KEYS": _named(names.Template, "template, such as {'product': 'product:{pk}'}"),
 }
 
 # The native cache's argument for each option that is passed on as it is.
-ARGUMENTS = {"DECODED_SIZE": "decoded_bytes", "COMPRESS_MIN_BYTES": "compress_min_bytes", "PICKLE": "pickle"}
+ARGUMENTS = {
+    "DECODED_SIZE": "decoded_bytes",
+    "COMPRESS_MIN_BYTES": "compress_min_bytes",
+    "PICKLE": "pickle",
+    "JITTER": "jitter",
+}
 
 
 def region_url(location: Any) -> str:

@@ -10,8 +10,6 @@ A twin calls the sync method of its instance, so that whoever replaces or overri
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from inspect import CO_ITERABLE_COROUTINE
-from types import CoroutineType, GeneratorType
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -21,15 +19,8 @@ from django.core.exceptions import SynchronousOnlyOperation
 MISSING = object()
 
 
-async def _away(method: Callable[..., Any], *args: Any) -> Any:
-    return await sync_to_async(method, thread_sensitive=True)(*args)
-
-
-def _is_awaitable(value: Any) -> bool:
-    """``inspect.isawaitable`` asks ``value.__class__``, which a lazy object answers by loading what it stands for."""
-    if type(value) is GeneratorType:
-        return bool(value.gi_code.co_flags & CO_ITERABLE_COROUTINE)
-    return hasattr(type(value), "__await__")
+async def away(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return await sync_to_async(method, thread_sensitive=True)(*args, **kwargs)
 
 
 class AsyncTwins(BaseCache):  # type: ignore[misc]
@@ -37,98 +28,124 @@ class AsyncTwins(BaseCache):  # type: ignore[misc]
 
     _near = True
 
-    async def _write(self, method: Callable[..., Any], *args: Any) -> Any:
+    async def _write(self, method: Callable[..., Any], *args: Any, **terms: Any) -> Any:
         """Pickling a queryset that has not run asks the database, which Django allows in a thread only."""
         if self._near:
             try:
-                return method(*args)
+                return method(*args, **terms)
             except SynchronousOnlyOperation:
                 pass
-        return await _away(method, *args)
+        return await away(method, *args, **terms)
 
     async def aget(self, key: Any, default: Any = None, version: Any = None) -> Any:
-        return self.get(key, default, version) if self._near else await _away(self.get, key, default, version)
+        return self.get(key, default, version) if self._near else await away(self.get, key, default, version)
 
     async def aget_many(self, keys: Iterable[Any], version: Any = None) -> dict[Any, Any]:
-        return self.get_many(keys, version) if self._near else await _away(self.get_many, keys, version)
+        return self.get_many(keys, version) if self._near else await away(self.get_many, keys, version)
 
-    async def aset(self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> None:
-        return await self._write(self.set, key, value, timeout, version)
+    async def aset(
+        self,
+        key: Any,
+        value: Any,
+        timeout: Any = DEFAULT_TIMEOUT,
+        version: Any = None,
+        *,
+        tags: Iterable[str] | None = None,
+        stale: float | None = None,
+    ) -> None:
+        return await self._write(self.set, key, value, timeout, version, tags=tags, stale=stale)
 
     async def aset_many(
-        self, data: Mapping[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: Any = None
+        self,
+        data: Mapping[Any, Any],
+        timeout: Any = DEFAULT_TIMEOUT,
+        version: Any = None,
+        *,
+        tags: Iterable[str] | None = None,
+        stale: float | None = None,
     ) -> list[Any]:
-        return await self._write(self.set_many, data, timeout, version)
+        return await self._write(self.set_many, data, timeout, version, tags=tags, stale=stale)
 
-    async def aadd(self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> bool:
-        return await self._write(self.add, key, value, timeout, version)
+    async def aadd(
+        self,
+        key: Any,
+        value: Any,
+        timeout: Any = DEFAULT_TIMEOUT,
+        version: Any = None,
+        *,
+        tags: Iterable[str] | None = None,
+        stale: float | None = None,
+    ) -> bool:
+        return await self._write(self.add, key, value, timeout, version, tags=tags, stale=stale)
 
     async def atouch(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> bool:
         return (
-            self.touch(key, timeout, version)
-            if self._near
-            else await _away(self.touch, key, timeout, version)
+            self.touch(key, timeout, version) if self._near else await away(self.touch, key, timeout, version)
         )
 
     async def adelete(self, key: Any, version: Any = None) -> bool:
-        return self.delete(key, version) if self._near else await _away(self.delete, key, version)
+        return self.delete(key, version) if self._near else await away(self.delete, key, version)
 
     async def adelete_many(self, keys: Iterable[Any], version: Any = None) -> None:
-        return self.delete_many(keys, version) if self._near else await _away(self.delete_many, keys, version)
+        return self.delete_many(keys, version) if self._near else await away(self.delete_many, keys, version)
 
     async def ahas_key(self, key: Any, version: Any = None) -> bool:
-        return self.has_key(key, version) if self._near else await _away(self.has_key, key, version)
+        return self.has_key(key, version) if self._near else await away(self.has_key, key, version)
 
-    async def aincr(self, key: Any, delta: Any = 1, version: Any = None) -> Any:
-        return self.incr(key, delta, version) if self._near else await _away(self.incr, key, delta, version)
+    async def aincr(
+        self,
+        key: Any,
+        delta: Any = 1,
+        version: Any = None,
+        *,
+        default: Any = None,
+        timeout: Any = DEFAULT_TIMEOUT,
+    ) -> Any:
+        if self._near:
+            return self.incr(key, delta, version, default=default, timeout=timeout)
+        return await away(self.incr, key, delta, version, default=default, timeout=timeout)
 
-    async def adecr(self, key: Any, delta: Any = 1, version: Any = None) -> Any:
-        return self.decr(key, delta, version) if self._near else await _away(self.decr, key, delta, version)
+    async def adecr(
+        self,
+        key: Any,
+        delta: Any = 1,
+        version: Any = None,
+        *,
+        default: Any = None,
+        timeout: Any = DEFAULT_TIMEOUT,
+    ) -> Any:
+        if self._near:
+            return self.decr(key, delta, version, default=default, timeout=timeout)
+        return await away(self.decr, key, delta, version, default=default, timeout=timeout)
 
     async def aincr_version(self, key: Any, delta: int = 1, version: Any = None) -> int:
         return (
             self.incr_version(key, delta, version)
             if self._near
-            else await _away(self.incr_version, key, delta, version)
+            else await away(self.incr_version, key, delta, version)
         )
 
     async def adecr_version(self, key: Any, delta: int = 1, version: Any = None) -> int:
         return (
             self.decr_version(key, delta, version)
             if self._near
-            else await _away(self.decr_version, key, delta, version)
+            else await away(self.decr_version, key, delta, version)
         )
 
     async def aclear(self) -> None:
-        return self.clear() if self._near else await _away(self.clear)
+        return self.clear() if self._near else await away(self.clear)
 
     async def aclear_prefix(self) -> None:
-        return self.clear_prefix() if self._near else await _away(self.clear_prefix)
+        return self.clear_prefix() if self._near else await away(self.clear_prefix)
 
-    async def akeys(self, version: Any = None) -> list[str]:
-        return self.keys(version) if self._near else await _away(self.keys, version)
+    async def akeys(self, pattern: str = "*", version: Any = None) -> list[str]:
+        return self.keys(pattern, version) if self._near else await away(self.keys, pattern, version)
 
     async def aexplain(self, key: Any, version: Any = None) -> dict[str, Any]:
-        return self.explain(key, version) if self._near else await _away(self.explain, key, version)
+        return self.explain(key, version) if self._near else await away(self.explain, key, version)
 
     async def astats(self) -> dict[str, Any]:
-        return self.stats() if self._near else await _away(self.stats)
+        return self.stats() if self._near else await away(self.stats)
 
     async def aclose(self, **kwargs: Any) -> None:
         self.close(**kwargs)
-
-    async def aget_or_set(
-        self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None
-    ) -> Any:
-        """Like ``get_or_set``; a coroutine function as default, or anything awaitable, is awaited on a miss."""
-        value = await self.aget(key, MISSING, version)
-        if value is not MISSING:
-            if type(default) is CoroutineType:
-                default.close()  # nobody will await it, and Python would warn
-            return value
-        if callable(default):
-            default = default()
-        if _is_awaitable(default):
-            default = await default
-        await self.aadd(key, default, timeout, version)
-        return await self.aget(key, default, version)

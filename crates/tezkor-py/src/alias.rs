@@ -139,12 +139,18 @@ impl Alias {
         version: Option<&Bound<'_, PyAny>>,
         full: &mut Vec<u8>,
     ) -> PyResult<()> {
+        self.turn_clock(key.py())?;
+        self.keys.compose(key, version, full)
+    }
+
+    /// Turns the clock if the cache follows Python's.
+    #[inline]
+    pub fn turn_clock(&self, py: Python<'_>) -> PyResult<()> {
         if let Some(clock) = &self.clock {
-            let py = key.py();
             let seconds: f64 = clock.bind(py).call_method0(intern!(py, "time"))?.extract()?;
             self.engine.set_time((seconds * 1000.0) as u64);
         }
-        self.keys.compose(key, version, full)
+        Ok(())
     }
 
     /// A key of the engine.

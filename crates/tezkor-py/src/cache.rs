@@ -283,6 +283,14 @@ impl Cache {
         self.alias.clear(py);
     }
 
+    /// Empties the location, and gives back all locks, loads and rate limits of its region, whoever
+    /// has them: for tests, between which nothing is to be left.
+    #[pyo3(signature = (/))]
+    fn reset(&self, py: Python<'_>) {
+        self.alias.clear(py);
+        self.alias.engine.store().forget_claims();
+    }
+
     /// Removes what has this prefix, in all versions.
     #[pyo3(signature = (/))]
     fn clear_prefix(&self, py: Python<'_>) {
@@ -298,6 +306,7 @@ impl Cache {
         pattern: Option<&str>,
         version: Option<Object<'py>>,
     ) -> PyResult<Bound<'py, PyList>> {
+        self.alias.turn_clock(py)?;
         let pattern = self.alias.keys.pattern(pattern, version.as_ref(), py)?;
         let mut found: Vec<Vec<u8>> = Vec::new();
         let space = self.alias.space();
@@ -316,9 +325,23 @@ impl Cache {
         Ok(keys)
     }
 
+    /// Whether a full key is one that the pattern stands for.
+    #[pyo3(signature = (pattern, full_key, version = None, /))]
+    fn matches(
+        &self,
+        py: Python<'_>,
+        pattern: &str,
+        full_key: &Bound<'_, PyString>,
+        version: Option<Object<'_>>,
+    ) -> PyResult<bool> {
+        let full = terms::text_bytes(full_key)?;
+        Ok(self.alias.keys.pattern(Some(pattern), version.as_ref(), py)?.matches(&full))
+    }
+
     /// Removes the entries of this prefix and version whose key fits the pattern; how many there were.
     #[pyo3(signature = (pattern, version = None, /))]
     fn delete_pattern(&self, py: Python<'_>, pattern: &str, version: Option<Object<'_>>) -> PyResult<u64> {
+        self.alias.turn_clock(py)?;
         let pattern = self.alias.keys.pattern(Some(pattern), version.as_ref(), py)?;
         Ok(self.alias.delete_pattern(py, &pattern))
     }
@@ -434,6 +457,12 @@ impl Cache {
             }
             Ok(true)
         })
+    }
+
+    /// Whether a lock is the caller's at this moment.
+    #[pyo3(signature = (name, token, version = None, /))]
+    fn owns(&self, name: Object<'_>, token: u64, version: Option<Object<'_>>) -> PyResult<bool> {
+        self.with_name(&name, version, |key| Ok(self.alias.engine.store().owns_lock(key, token)))
     }
 
     /// Whether somebody has a lock.

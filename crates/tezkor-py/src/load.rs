@@ -121,7 +121,8 @@ impl Load {
             terms.with(|terms| cache.alias.fill(&key, &mut load, &value, terms, &mut taken.write))
         });
         if stored.is_err() {
-            self.engine.store().fail(&mut load);
+            // The caller may know another way (in a thread, say), or ends it.
+            *self.locked() = Some(load);
         }
         stored
     }

@@ -79,6 +79,14 @@ impl SegmentStore {
         attached.region.extend_claim(&claim, deadline_ms)
     }
 
+    /// Whether a lock is the caller's at this moment.
+    pub fn owns_lock(&self, key: &Key<'_>, token: u64) -> bool {
+        let (attached, now_ms, name) = self.enter_with(key);
+        let asker = attached.asker(self.tick_ms(now_ms), &|_| true);
+        let claim = attached.region.claim_of_token(Table::Locks, name, token);
+        claim.is_some_and(|claim| !attached.region.is_vacant(&claim, asker))
+    }
+
     /// Whether somebody has a lock.
     pub fn is_locked(&self, key: &Key<'_>) -> bool {
         let (attached, now_ms, name) = self.enter_with(key);
@@ -121,6 +129,11 @@ impl SegmentStore {
             },
             None => Rate { is_allowed: false, remaining: 0, resets_after: period },
         })
+    }
+
+    /// Gives back all locks, loads and rate limits of the region, whoever has them: for tests, between which nothing is to be left.
+    pub fn forget_claims(&self) {
+        self.attached.load().region.forget_claims();
     }
 
     fn enter_with(&self, key: &Key<'_>) -> (Guard<Arc<Attached>>, u64, Name) {

@@ -1,0 +1,418 @@
+"""What a Tezkor cache offers beyond Django's BaseCache: tags, patterns, times, one run per load, locks, rate limits.
+
+Each verb has an async twin. Where a store is near, twins answer inline; loads and locks wait without blocking
+the loop.
+"""
+
+# Django is not typed: what BaseCache returns is Any to mypy.
+# mypy: disable-error-code="no-any-return"
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from django.core.cache.backends.base import DEFAULT_TIMEOUT
+
+from tezkor import _native, loads, names, transactions
+from tezkor._native import Load
+from tezkor.locks import Lock, RateLimit
+from tezkor.twins import MISSING, AsyncTwins, away
+
+# Keys with a glob character for which the warning was given.
+_warned_about_globs = False
+
+
+class Verbs(AsyncTwins):
+    """The verbs, over native methods that the backend puts into the instance."""
+
+    _load: Callable[..., Any]
+    _keys: Callable[..., list[str]]
+    _delete_pattern: Callable[..., int]
+    _invalidate_tags: Callable[..., None]
+    _ttl_ms: Callable[..., int | None]
+    _rate: Callable[..., tuple[bool, int, float]]
+    _plan: Any
+
+    is_transactional = False
+
+    def lasting(self, timeout: Any) -> Any:
+        """A timeout that may be a name of ``OPTIONS["TIMEOUTS"]``."""
+        return names.timeout(self._plan.timeouts, timeout) if isinstance(timeout, str) else timeout
+
+    def _set_within(
+        self, key: Any, value: Any, timeout: Any, version: Any, tags: Any = None, stale: float | None = None
+    ) -> None:
+        """A set amid something: in a block of ``cache.load(key)``, or for a transactional alias."""
+        block = loads.block_of(self, key, version)
+        if block is not None:
+            block.set(value, timeout, tags, stale)
+        elif not self.is_transactional or not self._defer({key: value}, timeout, version, tags, stale):
+            self._set(key, value, timeout, version, tags, stale)
+
+    def _defer(
+        self, data: Mapping[Any, Any], timeout: Any, version: Any, tags: Any, stale: float | None
+    ) -> bool:
+        """Leaves a set to the commit of the transaction that this thread is in; False when it is in none."""
+        if not transactions.is_open():
+            return False
+        _native.check_terms(tags, stale)
+        timeout = self.lasting(timeout)
+        encoded = {key: _native.encode(value) for key, value in data.items()}
+        kept = None if tags is None else list(tags)
+
+        def act() -> None:
+            values = {key: _native.decode(data) for key, data in encoded.items()}
+            self._set_many(values, timeout, version, kept, stale)
+
+        def written() -> dict[str, tuple[Any, Any]]:
+            gone = timeout is not None and timeout is not DEFAULT_TIMEOUT and timeout <= 0
+            return {
+                self._make_full_key(key, version): (None if gone else data, kept)
+                for key, data in encoded.items()
+            }
+
+        return transactions.write(self, act, written)
+
+    async def _answer(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return method(*args, **kwargs) if self._near else await away(method, *args, **kwargs)
+
+    # One run per load
+
+    def get_or_set(
+        self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None, **terms: Any
+    ) -> Any:
+        """The value of a key; on a miss, what ``default`` returns, which one caller of the machine runs for all.
+
+        ``default`` is a value or a callable. Further arguments: ``tags``, ``stale`` (seconds during which the
+        old value may be served while one caller refreshes it), ``background`` (refresh stale values behind the
+        caller's back), ``beta`` (eagerness of early refresh, 0 for none), ``soft_timeout`` and ``hard_timeout``
+        (seconds for the loader), ``cache_none`` (False: a None is returned and not stored).
+        """
+        beta = terms.get("beta", 1.0)
+        found = self._load(key, version, transactions.birth(self) if transactions.open_births else None, beta)
+        if type(found) is not Load:
+            return found
+        return loads.run(loads.get_or_set(self, key, default, timeout, version, found, **terms))
+
+    async def aget_or_set(
+        self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None, **terms: Any
+    ) -> Any:
+        """Like ``get_or_set``; a coroutine function as default, or anything awaitable, is awaited on a miss."""
+        if not self._near:  # a disk may make it wait
+            value = await self.aget(key, MISSING, version)
+            if value is not MISSING:
+                loads.close(default)
+                return value
+        found = loads.begin(self, key, version, terms.get("beta", 1.0))
+        if type(found) is not Load:
+            loads.close(default)
+            return found
+        return await loads.arun(loads.get_or_set(self, key, default, timeout, version, found, **terms))
+
+    def get_many_or_set(
+        self,
+        keys: Iterable[Any],
+        loader: Callable[[list[Any]], Mapping[Any, Any]],
+        timeout: Any = DEFAULT_TIMEOUT,
+        version: Any = None,
+        **terms: Any,
+    ) -> dict[Any, Any]:
+        """The values of the keys; ``loader`` is called once, with the list of those that are missing, and returns a
+        dict."""
+        return loads.run(loads.get_many_or_set(self, keys, loader, timeout, version, **terms))
+
+    async def aget_many_or_set(
+        self,
+        keys: Iterable[Any],
+        loader: Callable[[list[Any]], Any],
+        timeout: Any = DEFAULT_TIMEOUT,
+        version: Any = None,
+        **terms: Any,
+    ) -> dict[Any, Any]:
+        """Like ``get_many_or_set``; the loader may be a coroutine function."""
+        return await loads.arun(loads.get_many_or_set(self, keys, loader, timeout, version, **terms))
+
+    def load(self, key: Any, version: Any = None) -> Any:
+        """Brackets a hand-written get and set, which then are protected as ``get_or_set`` is: ``with
+        cache.load(key):``."""
+        return loads.Bracket(self, key, version)
+
+    # Tags and patterns
+
+    def invalidate_tags(self, *tags: str) -> None:
+        """Invalidates all entries that depend on one of the tags, and loads of them under way; at constant cost."""
+        self._check_tags(tags)
+        transactions.invalidate(self, lambda: self._invalidate_tags(tags), tags=tags)
+
+    def _check_tags(self, tags: tuple[str, ...]) -> None:
+        """Wrong ones are told now, not at the commit."""
+        for tag in tags:
+            _native.check_terms((tag,), None)
+
+    async def ainvalidate_tags(self, *tags: str) -> None:
+        await self._answer(self.invalidate_tags, *tags)
+
+    def keys(self, pattern: str = "*", version: Any = None) -> list[str]:
+        """The keys that fit the pattern (``* ? [abc]``, a backslash escapes), as they were given to ``set``.
+
+        Reads the whole LOCATION. With a KEY_FUNCTION they are the full keys.
+        """
+        return self._keys(pattern, version)
+
+    def iter_keys(
+        self, pattern: str = "*", version: Any = None, itersize: int | None = None
+    ) -> Iterator[str]:
+        """An iterator over ``keys``; ``itersize`` is accepted and has no effect."""
+        return iter(self.keys(pattern, version))
+
+    def delete_pattern(self, pattern: str, version: Any = None, itersize: int | None = None) -> int:
+        """Removes the entries whose key fits; how many there were. Loads under way do not bring them back."""
+        found = 0
+
+        def act() -> None:
+            nonlocal found
+            found = self._delete_pattern(pattern, version)
+
+        if transactions.is_open():
+            self._keys(pattern, version)  # a wrong pattern is told now, not at the commit
+        transactions.invalidate(self, act, fits=lambda full_key: self._matches(pattern, full_key, version))
+        return found
+
+    async def adelete_pattern(self, pattern: str, version: Any = None, itersize: int | None = None) -> int:
+        return await self._answer(self.delete_pattern, pattern, version)
+
+    # Times
+
+    def ttl(self, key: Any, version: Any = None) -> int | None:
+        """Seconds until the entry expires, rounded up: None for never, 0 when there is none."""
+        left = self.pttl(key, version)
+        return left if left is None else -(-left // 1000)
+
+    async def attl(self, key: Any, version: Any = None) -> int | None:
+        return await self._answer(self.ttl, key, version)
+
+    def pttl(self, key: Any, version: Any = None) -> int | None:
+        """Milliseconds until the entry expires: None for never, 0 when there is none."""
+        left = self._ttl_ms(key, version)
+        return left if left is None else max(left, 0)
+
+    async def apttl(self, key: Any, version: Any = None) -> int | None:
+        return await self._answer(self.pttl, key, version)
+
+    def expire(self, key: Any, timeout: Any, version: Any = None) -> bool:
+        """Has the entry expire in so many seconds from now; whether there is one."""
+        return self.touch(key, timeout, version)
+
+    async def aexpire(self, key: Any, timeout: Any, version: Any = None) -> bool:
+        return await self._answer(self.expire, key, timeout, version)
+
+    def pexpire(self, key: Any, timeout: float, version: Any = None) -> bool:
+        """Has the entry expire in so many milliseconds from now; whether there is one."""
+        return self.touch(key, timeout / 1000, version)
+
+    async def apexpire(self, key: Any, timeout: float, version: Any = None) -> bool:
+        return await self._answer(self.pexpire, key, timeout, version)
+
+    def expire_at(self, key: Any, when: datetime | float, version: Any = None) -> bool:
+        """Has the entry expire at a time: a datetime, or seconds since 1970."""
+        seconds = when.timestamp() if isinstance(when, datetime) else float(when)
+        return self.touch(key, max(seconds - time.time(), 0), version)
+
+    async def aexpire_at(self, key: Any, when: datetime | float, version: Any = None) -> bool:
+        return await self._answer(self.expire_at, key, when, version)
+
+    def pexpire_at(self, key: Any, when: datetime | float, version: Any = None) -> bool:
+        """The same with milliseconds since 1970."""
+        return self.expire_at(key, when if isinstance(when, datetime) else when / 1000, version)
+
+    async def apexpire_at(self, key: Any, when: datetime | float, version: Any = None) -> bool:
+        return await self._answer(self.pexpire_at, key, when, version)
+
+    def persist(self, key: Any, version: Any = None) -> bool:
+        """Has the entry never expire; whether there is one that would have."""
+        return self._ttl_ms(key, version) not in (None, -1) and self.touch(key, None, version)
+
+    async def apersist(self, key: Any, version: Any = None) -> bool:
+        return await self._answer(self.persist, key, version)
+
+    # Names from settings
+
+    def key(self, name: str, /, **fields: Any) -> str:
+        """The key that a template in ``OPTIONS["KEYS"]`` makes of the fields."""
+        return names.key(self._plan.keys, name, fields)
+
+    # Locks and rate limits
+
+    def lock(self, name: Any, version: Any = None, timeout: float | None = None, **terms: Any) -> Lock:
+        """A lock that all processes of the LOCATION share: a context manager, sync and async.
+
+        ``timeout``: seconds after which it is lost; None: when it is released, or its process ends.
+        ``blocking_timeout``: seconds to wait for it at most.
+        """
+        return Lock(self, name, version=version, timeout=timeout, **terms)
+
+    def rate_limit(self, key: Any, limit: int, period: float, version: Any = None) -> RateLimit:
+        """Uses a limit of so many uses in each period (seconds) once; true while it is kept. Exact across
+        processes."""
+        return RateLimit(*self._rate(key, limit, period, version))
+
+    async def arate_limit(self, key: Any, limit: int, period: float, version: Any = None) -> RateLimit:
+        return await self._answer(self.rate_limit, key, limit, period, version)
+
+
+def warn_about_globs(cache: Any, keys: list[Any], version: Any) -> None:
+    """``delete_many`` takes keys as they are: says so, once, to whoever means patterns."""
+    global _warned_about_globs
+    if _warned_about_globs:
+        return
+    for key in keys:
+        if (
+            isinstance(key, str)
+            and ("*" in key or "?" in key or "[" in key)
+            and not cache.has_key(key, version)
+        ):
+            _warned_about_globs = True
+            warnings.warn(
+                f"delete_many() takes keys as they are, and there is no key {key!r}: use delete_pattern(), or set "
+                "OPTIONS['DELETE_MANY_PATTERNS'] to True.",
+                stacklevel=3,
+            )
+            return
+
+
+class Silent(AsyncTwins):
+    """The same verbs where nothing is kept: loaders run, everybody gets a lock of this process, no limit is
+    reached."""
+
+    location = "dummy://"
+
+    def get_or_set(
+        self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None, **terms: Any
+    ) -> Any:
+        self.make_and_validate_key(key, version=version)
+        value = loads.call(default, timeout, terms)
+        return None if value is loads.skip else value
+
+    async def aget_or_set(
+        self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None, **terms: Any
+    ) -> Any:
+        value = self.get_or_set(key, default, timeout, version, **terms)
+        value = await value if loads.is_awaitable(value) else value
+        return None if value is loads.skip else value
+
+    def set(
+        self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None, **terms: Any
+    ) -> None:
+        super().set(key, value, timeout, version)
+
+    def add(
+        self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None, **terms: Any
+    ) -> bool:
+        return super().add(key, value, timeout, version)
+
+    def set_many(
+        self, data: Mapping[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: Any = None, **terms: Any
+    ) -> list[Any]:
+        return super().set_many(data, timeout, version)
+
+    def incr(
+        self, key: Any, delta: Any = 1, version: Any = None, *, default: Any = None, timeout: Any = None
+    ) -> Any:
+        return super().incr(key, delta, version) if default is None else default + delta
+
+    def get_many_or_set(
+        self,
+        keys: Iterable[Any],
+        loader: Any,
+        timeout: Any = DEFAULT_TIMEOUT,
+        version: Any = None,
+        **terms: Any,
+    ) -> dict[Any, Any]:
+        wanted = list(dict.fromkeys(keys))
+        loaded = loader(wanted) if wanted else {}
+        return {key: loaded[key] for key in wanted if key in loaded and loaded[key] is not loads.skip}
+
+    async def aget_many_or_set(
+        self, keys: Iterable[Any], loader: Any, *args: Any, **terms: Any
+    ) -> dict[Any, Any]:
+        wanted = list(dict.fromkeys(keys))
+        loaded: Any = loader(wanted) if wanted else {}
+        loaded = await loaded if loads.is_awaitable(loaded) else loaded
+        return {key: loaded[key] for key in wanted if key in loaded and loaded[key] is not loads.skip}
+
+    def load(self, key: Any, version: Any = None) -> loads.NoBracket:
+        return loads.NoBracket()
+
+    def lock(self, name: Any, *args: Any, **terms: Any) -> loads.NoBracket:
+        return loads.NoBracket()
+
+    def rate_limit(self, key: Any, limit: int, period: float, version: Any = None) -> RateLimit:
+        return RateLimit(True, limit, 0.0)
+
+    async def arate_limit(self, key: Any, limit: int, period: float, version: Any = None) -> RateLimit:
+        return RateLimit(True, limit, 0.0)
+
+    def invalidate_tags(self, *tags: str) -> None:
+        pass
+
+    async def ainvalidate_tags(self, *tags: str) -> None:
+        pass
+
+    def keys(self, pattern: str = "*", version: Any = None) -> list[str]:
+        return []
+
+    def iter_keys(
+        self, pattern: str = "*", version: Any = None, itersize: int | None = None
+    ) -> Iterator[str]:
+        return iter(())
+
+    def delete_pattern(self, pattern: str, version: Any = None, itersize: int | None = None) -> int:
+        return 0
+
+    async def adelete_pattern(self, pattern: str, version: Any = None, itersize: int | None = None) -> int:
+        return 0
+
+    def clear_prefix(self) -> None:
+        pass
+
+    def key(self, name: str, /, **fields: Any) -> str:
+        return f"{name}:{sorted(fields.items())}"
+
+    def expire(self, key: Any, timeout: Any, version: Any = None) -> bool:
+        return False
+
+    pexpire = expire_at = pexpire_at = expire
+
+    async def aexpire(self, key: Any, timeout: Any, version: Any = None) -> bool:
+        return False
+
+    apexpire = aexpire_at = apexpire_at = aexpire
+
+    def persist(self, key: Any, version: Any = None) -> bool:
+        return False
+
+    async def apersist(self, key: Any, version: Any = None) -> bool:
+        return False
+
+    async def attl(self, key: Any, version: Any = None) -> int:
+        return 0
+
+    apttl = attl
+
+    def ttl(self, key: Any, version: Any = None) -> int:
+        return 0
+
+    pttl = ttl
+
+    def explain(self, key: Any, version: Any = None) -> dict[str, Any]:
+        return {"key": self.make_and_validate_key(key, version=version), "found": False, "reason": "dummy"}
+
+    def stats(self) -> dict[str, Any]:
+        return {}
+
+
+__all__ = ["Load", "Silent", "Verbs"]
