@@ -61,14 +61,8 @@ def _check(alias: str, backend: Any, entry: dict[str, Any]) -> Iterator[CheckMes
         )
     yield from _check_entries(alias, backend, entry)
     is_path = isinstance(location, (str, os.PathLike))
-    if backend.is_folder and location and is_path and not Path(location).is_absolute():
-        if "://" in str(location):
-            yield Error(
-                f"CACHES[{alias!r}]['LOCATION'] is {str(location)!r}, and {backend.__name__} takes a path.",
-                hint="Write the absolute path of a folder, or use TezkorCache for URLs.",
-                id="tezkor.E001",
-            )
-            return
+    is_url = "://" in str(location)  # an error of its own
+    if backend.is_folder and location and is_path and not is_url and not Path(location).is_absolute():
         yield Warning(
             f"CACHES[{alias!r}]['LOCATION'] is the relative path {str(location)!r}.",
             hint="Write an absolute path: processes that start elsewhere would use another folder.",

@@ -318,6 +318,9 @@ def file_url(location: Any) -> str:
     """FileBasedCache's LOCATION: a folder, of which Tezkor keeps to ``tezkor`` beneath it."""
     if not location or not isinstance(location, (str, os.PathLike)):
         raise ValueError(f"is {location!r}, not a folder", "Write the absolute path of a folder.")
+    if "://" in str(location):
+        hint = "Write the absolute path of a folder, or use TezkorCache for URLs."
+        raise ValueError(f"is {str(location)!r}, and FileBasedCache takes a path", hint)
     folder = os.path.abspath(os.fspath(location))
     if "?" in folder or "\0" in folder:
         raise ValueError(f"is {folder!r}", "Choose a folder without '?' and without NUL in its path.")
