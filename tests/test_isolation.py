@@ -471,3 +471,23 @@ def test_a_test_run_leaves_the_live_cache_alone_however_early_it_was_used(projec
         )
         == "1"
     )
+
+
+def test_a_live_cache_that_is_changed_in_a_run_without_checks_is_not_emptied(project):
+    write = "from django.core.cache import cache; cache.set('live', 1, None)"
+    project.python(write)
+    project.python("""
+        import django; django.setup()
+        from django.core.cache import caches
+        kept = caches["default"]
+        kept.get("live")
+        from django.test.utils import setup_test_environment
+        setup_test_environment()
+        kept.version = 2
+        kept.get("live")
+        from tezkor.test import clear_caches
+        clear_caches()
+        assert kept.location.startswith("memory://")
+        assert kept.version == 2
+    """)
+    assert project.python("from django.core.cache import cache; print(cache.get('live'))") == "1"
