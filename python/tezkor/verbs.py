@@ -324,6 +324,17 @@ class Silent(AsyncTwins):
     ) -> Any:
         return super().incr(key, delta, version) if default is None else default + delta
 
+    def decr(
+        self,
+        key: Any,
+        delta: Any = 1,
+        version: Any = None,
+        *,
+        default: Any = None,
+        timeout: Any = DEFAULT_TIMEOUT,
+    ) -> Any:
+        return self.incr(key, -delta, version, default=default, timeout=timeout)
+
     def get_many_or_set(
         self,
         keys: Iterable[Any],

@@ -1,0 +1,178 @@
+"""Locks that processes share: one holder, free at its death, known by its token."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_loads import wait_until
+from test_processes import PROCESSES, SPAWN, cache_in, say, together
+
+import tezkor
+from tezkor.backends import TezkorCache
+from tezkor.test import clear_caches
+
+
+@pytest.fixture
+def cache() -> Any:
+    clear_caches()
+    return TezkorCache("", {})
+
+
+def test_a_lock_is_held_by_one_and_given_back(cache):
+    lock, other = cache.lock("report"), cache.lock("report")
+    with lock as held:
+        assert held is lock
+        assert lock.owned()
+        assert lock.locked()
+        assert not other.acquire(blocking=False)
+        assert not other.owned()
+        assert cache.lock("another").acquire(blocking=False)
+    assert not lock.locked()
+    first = lock.token
+    with lock:
+        assert lock.token > first
+        assert cache.lock("report", version=2).acquire(blocking=False)
+
+
+def test_a_lock_that_is_not_ours_is_not_given_back(cache):
+    lock = cache.lock("report")
+    with pytest.raises(tezkor.LockNotOwned, match="report"):
+        lock.release()
+    with cache.lock("report"), pytest.raises(tezkor.LockNotOwned):
+        lock.release()
+    with pytest.raises(tezkor.LockNotOwned), cache.lock("brief", timeout=0.02):
+        time.sleep(0.03)
+    with pytest.raises(ZeroDivisionError), cache.lock("brief", timeout=0.02):
+        time.sleep(0.03)
+        raise ZeroDivisionError
+
+
+def test_a_lock_can_be_extended(cache):
+    lock = cache.lock("report", timeout=0.05)
+    assert lock.acquire()
+    lock.extend(60)
+    time.sleep(0.07)
+    assert lock.owned()
+    lock.extend(None)
+    lock.release()
+    with pytest.raises(tezkor.LockNotOwned):
+        lock.extend(1)
+
+
+def test_waiting_for_a_lock_ends_with_it_or_in_time(cache):
+    held = cache.lock("report")
+    assert held.acquire()
+    started = time.monotonic()
+    with pytest.raises(tezkor.LockTimeout, match="'report' could not be had within"):
+        cache.lock("report", blocking_timeout=0.1).__enter__()
+    assert 0.09 < time.monotonic() - started < 1
+    with pytest.raises(tezkor.LockTimeout, match="at once"):
+        cache.lock("report", blocking=False).__enter__()
+    threading.Timer(0.1, lambda: cache._release("report", held.token)).start()
+    with cache.lock("report", blocking_timeout=5):
+        pass
+
+
+def test_tasks_wait_for_a_lock_without_holding_up_the_loop(cache):
+    inside, most = 0, 0
+
+    async def work():
+        nonlocal inside, most
+        async with cache.lock("report"):
+            inside += 1
+            most = max(most, inside)
+            await asyncio.sleep(0.01)
+            inside -= 1
+
+    async def scene():
+        ticks = 0
+        works = [asyncio.ensure_future(work()) for _ in range(8)]
+        while not all(each.done() for each in works):
+            await asyncio.sleep(0.002)
+            ticks += 1
+        return ticks
+
+    assert asyncio.run(scene()) > 10
+    assert most == 1
+
+
+def test_neither_clear_nor_eviction_takes_a_lock_away(cache):
+    with cache.lock("report") as lock:
+        cache.clear()
+        cache.clear_prefix()
+        cache.delete_pattern("*")
+        assert lock.owned()
+        assert not cache.lock("report").acquire(blocking=False)
+
+
+@pytest.mark.parametrize(
+    ("terms", "error", "text"),
+    [
+        ({"timeout": "x"}, ValueError, "timeout is 'x'"),
+        ({"timeout": -1}, ValueError, "timeout is -1"),
+        ({"timeout": 0}, ValueError, "locks nothing"),
+        ({"blocking_timeout": "x"}, ValueError, "blocking_timeout"),
+        ({"tiemout": 1}, TypeError, "tiemout"),
+    ],
+)
+def test_wrong_arguments_are_told(cache, terms, error, text):
+    with pytest.raises(error, match=text):
+        cache.lock("report", **terms)
+
+
+def count_up(folder: str, number: int, barrier: Any) -> None:
+    """Reads and writes a number without any atomicity but the lock's."""
+    cache = cache_in(folder)
+    file = Path(folder, "number")
+    tokens = []
+    barrier.wait(60)
+    for _ in range(150):
+        with cache.lock("number", timeout=60) as lock:
+            tokens.append(lock.token)
+            file.write_text(str(int(file.read_text() or 0) + 1) if file.exists() else "1")
+    assert tokens == sorted(set(tokens))
+    say(folder, number, tokens)
+
+
+def test_processes_take_turns(tmp_path):
+    tokens = together(count_up, tmp_path, SPAWN.Barrier(PROCESSES))
+    assert (tmp_path / "number").read_text() == str(150 * PROCESSES)
+    assert len({token for each in tokens for token in each}) == 150 * PROCESSES
+
+
+def hold(folder: str) -> None:
+    cache = cache_in(folder)
+    cache.lock("report").acquire()
+    Path(folder, "held").write_text("")
+    time.sleep(60)
+
+
+def test_a_lock_of_a_killed_process_is_free_at_once(tmp_path):
+    cache = cache_in(str(tmp_path))
+    holder = SPAWN.Process(target=hold, args=(str(tmp_path),), daemon=True)
+    holder.start()
+    wait_until(lambda: (tmp_path / "held").exists(), 30)
+    lock = cache.lock("report", blocking_timeout=10)
+    assert not lock.acquire(blocking=False)
+    assert holder.pid is not None
+    os.kill(holder.pid, signal.SIGKILL)
+    started = time.monotonic()
+    with lock:
+        assert time.monotonic() - started < 1
+
+
+def spend(folder: str, number: int, barrier: Any) -> None:
+    cache = cache_in(folder)
+    barrier.wait(60)
+    say(folder, number, sum(bool(cache.rate_limit("login", 500, 600)) for _ in range(400)))
+
+
+def test_a_rate_limit_is_exact_across_processes(tmp_path):
+    assert sum(together(spend, tmp_path, SPAWN.Barrier(PROCESSES))) == 500
