@@ -204,8 +204,10 @@ impl Geometry {
         let workers = (most_segments / 8).clamp(8, MOST_WORKERS);
         let rows = if size_bytes < 8 << 20 { 128 } else { 1024 };
         let intents = if size_bytes < 8 << 20 { 32 } else { 256 };
-        // One claim for 16 KiB: at most 4 096 loads, locks and rate windows each at the same time, in 0.4 % of 128 MiB.
-        let claim_buckets = (size_bytes as usize / (16 << 10) / claim::SLOTS).clamp(8, 512);
+        // One claim for 16 KiB, in a small region for 64 KiB: at most 8 192 loads, locks and rate windows each at the same time,
+        // in less than 1 % of the region.
+        let claim_bytes = if size_bytes < 64 << 20 { 64 << 10 } else { 16 << 10 };
+        let claim_buckets = (size_bytes as usize / claim_bytes / claim::SLOTS).clamp(4, 1024);
         // Four tables of 8-byte counters within 1/32 of the region, at most the 2^18 of the design.
         let ledger_bits = (size_bytes / (32 * 32)).ilog2().min(18);
         // One slot for every 224 bytes: an index that is half full at entries of 450 bytes and takes 4 % of the region.
