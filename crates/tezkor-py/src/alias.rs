@@ -38,7 +38,8 @@ pub struct Alias {
     on_disk: bool,
     /// By which share at most a timeout is shortened, so that what was cached together does not expire together.
     jitter: f64,
-    /// The space of the prefix, and the region that it was made for.
+    /// The space of the prefix, and the region that it was made for: the first one, and the one of a region that replaced it.
+    first_space: (u64, Space),
     space: Mutex<(u64, Space)>,
     /// The module `time`, for caches that follow Python's clock: tools that turn it replace its function.
     clock: Option<Py<PyAny>>,
@@ -110,6 +111,7 @@ impl Alias {
             decoded,
             limit,
             order,
+            first_space: space,
             space: Mutex::new(space),
             clock,
         }
@@ -124,6 +126,9 @@ impl Alias {
     #[inline]
     pub fn space(&self) -> Space {
         let region = self.engine.region_id();
+        if region == self.first_space.0 {
+            return self.first_space.1;
+        }
         let mut known = self.space.lock().unwrap_or_else(PoisonError::into_inner);
         if known.0 != region {
             *known = (region, self.engine.space(self.keys.prefix().as_bytes()));

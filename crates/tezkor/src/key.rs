@@ -8,8 +8,9 @@ pub const LONGEST_KEY_BYTES: usize = 8 << 10;
 /// A location and prefix within a region: what a key is made in. Copies are free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
-    /// The region that the rows are of.
+    /// The region that the rows are of, and the seed of its hashes.
     pub(crate) region_id: u64,
+    pub(crate) seed: u64,
     /// Identifies the location; part of every key, so that locations never meet.
     pub(crate) location: u64,
     /// The other half of the location's hash, and the prefix's.

@@ -8,6 +8,15 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 # ------------------------------------------------------------------------------------------------- the cache
 # One line decides which cache the whole shop uses; SHOP_CACHE=dummy, locmem or tezkor picks it.
 
+# Timeouts and keys that the shop uses by name.
+TIMEOUTS = {"PRICES": 600, "CATALOGUE": 3600, "DAY": 24 * 3600}
+KEYS = {
+    "page": "page:{path}",
+    "count": "count:{digest}",
+    "row": "film:{pk}:row",
+    "looks": "film:{pk}:looks",
+}
+
 CACHE_CHOICES = {
     "dummy": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"},
     # LocMemCache keeps 300 entries unless told otherwise, too few for any real site.
@@ -15,7 +24,10 @@ CACHE_CHOICES = {
         "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
         "OPTIONS": {"MAX_ENTRIES": 20_000},
     },
-    "tezkor": {"BACKEND": "tezkor.backends.TezkorCache"},
+    "tezkor": {
+        "BACKEND": "tezkor.backends.TezkorCache",
+        "OPTIONS": {"TIMEOUTS": TIMEOUTS, "KEYS": KEYS},
+    },
 }
 CACHES = {"default": CACHE_CHOICES[os.environ.get("SHOP_CACHE", "tezkor")]}
 

@@ -1,1 +1,1 @@
-"""A small film shop that uses every level of Django's cache framework, and nothing but Django's own cache API."""
+"""A small film shop that uses every level of Django's cache framework."""

@@ -21,7 +21,7 @@ class FilmAdmin(admin.ModelAdmin):
 
     @admin.action(description="Reduce the price by 10 %%")
     def reduce_by_a_tenth(self, request, queryset):
-        for film in queryset:  # one by one: QuerySet.update() would not tell the cache
+        for film in queryset:  # one by one: QuerySet.update() sends no signals
             film.change_price(max(CENT, (film.price * 9 / 10).quantize(CENT)))
 
 

@@ -1,17 +1,16 @@
 """Genres, people and films. The genre list is a cached manager query; `signals.py` invalidates it."""
 
-from django.core.cache import cache
 from django.db import models
 from django.urls import reverse
 from django.utils.text import slugify
 
+from .caching import cache
+
 
 class GenreManager(models.Manager):
-    CACHE_KEY = "genres:with-counts"
-
     def with_counts(self):
         """All genres with their number of films, most films first, from the cache when it has them."""
-        return cache.get_or_set(self.CACHE_KEY, self._load_with_counts, 3600)
+        return cache.get_or_set("genres:counts", self._load_with_counts, "CATALOGUE", tags=["films"])
 
     def _load_with_counts(self):
         counted = self.annotate(film_count=models.Count("films")).order_by("-film_count", "name")
@@ -73,6 +72,6 @@ class Film(models.Model):
         return reverse("film", args=[self.pk, slugify(self.title) or "film"])
 
     def change_price(self, price):
-        """Saves the price alone; what the cache knows of this film ends with the commit (see `signals.py`)."""
+        """Saves the price alone; the cache hears of it by a signal (see `signals.py`)."""
         self.price = price
         self.save(update_fields=["price", "changed"])

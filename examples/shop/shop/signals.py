@@ -1,70 +1,50 @@
-"""Tells the cache what a database write changed, once the write is committed.
+"""What a database write invalidates, here by two lines of Tezkor; `receivers.py` does it by hand.
+
+| tag         | is on what shows                                            |
+|-------------|-------------------------------------------------------------|
+| films       | which films there are, and their genres                     |
+| prices      | the price of any film                                       |
+| film:7      | the price of this film                                      |
+| genre:drama | the price of a film of this genre, or the genre itself      |
 
 `QuerySet.update()` sends no signals: change prices with `Film.change_price`, as the admin's action does.
 """
 
-from django.core.cache import cache
-from django.core.cache.utils import make_template_fragment_key
-from django.db import transaction
-from django.db.models.signals import m2m_changed, post_save, pre_delete
+from django.db.models.signals import post_save, pre_delete
 from django.dispatch import receiver
 
-from . import versions
+from .caching import HAS_TAGS, cache
 from .models import Film, Genre
 
 
-def film_versions(film):
-    """Names of the versions of all pages that show this film's price."""
+def film_tags(film):
     genres = film.genres.values_list("slug", flat=True)
-    return [f"film:{film.pk}", "catalogue", *(f"genre:{slug}" for slug in genres)]
+    return ["prices", f"film:{film.pk}", *(f"genre:{slug}" for slug in genres)]
 
 
-def forget_film(film):
-    names, row = film_versions(film), f"film:{film.pk}:row"
-
-    def act():
-        cache.delete(row)
-        versions.bump(*names)
-
-    transaction.on_commit(act)
+def film_keys(film):
+    return [cache.key("row", pk=film.pk)]
 
 
-def forget_genres():
-    """The counted genres, the fragment that lists them on each page of films, and those pages."""
+def genre_tags(genre):
+    return ["films", f"genre:{genre.slug}"]
 
-    def act():
-        slugs = list(Genre.objects.values_list("slug", flat=True))
-        fragments = [make_template_fragment_key("genre_nav", [slug]) for slug in ["", *slugs]]
-        cache.delete_many([Genre.objects.CACHE_KEY, *fragments])
-        versions.bump("catalogue", *(f"genre:{slug}" for slug in slugs))
 
-    transaction.on_commit(act)
+if HAS_TAGS:
+    import tezkor
+
+    tezkor.invalidates(Film, tags=film_tags, keys=film_keys)
+    tezkor.invalidates(Genre, tags=genre_tags)
+else:
+    from . import receivers  # noqa: F401  (connects them)
 
 
 @receiver(post_save, sender=Film)
-def film_saved(instance, created, raw, **kwargs):
-    if raw:
-        return
-    forget_film(instance)
-    if created:
-        forget_genres()
+def film_comes(created, raw, **kwargs):
+    if created and not raw:
+        cache.invalidate_tags("films")
 
 
 @receiver(pre_delete, sender=Film)
-def film_deleted(instance, **kwargs):
-    forget_film(instance)
-    forget_genres()
-
-
-@receiver(m2m_changed, sender=Film.genres.through)
-def film_genres_changed(instance, action, reverse, **kwargs):
-    if action not in {"pre_remove", "pre_clear", "post_add", "post_remove"}:
-        return
-    for film in instance.films.all() if reverse else [instance]:
-        forget_film(film)
-    forget_genres()
-
-
-@receiver([post_save, pre_delete], sender=Genre)
-def genre_changed(**kwargs):
-    forget_genres()
+def film_goes(instance, **kwargs):
+    cache.invalidate_tags("films", *film_tags(instance))  # afterwards nobody knows its genres

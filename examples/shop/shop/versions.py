@@ -1,8 +1,7 @@
-"""Version numbers of what pages show, kept in the cache: raising one makes the pages stored under it unreachable.
+"""Version numbers of what pages show, kept in the cache: tags by hand (see `by_hand.py`).
 
-A page is stored under the version that was current *before* it was rendered. So a write that overtakes a
-rendering leaves that page under the old number, where nobody looks for it. Nothing is deleted here: old pages
-leave by their timeout or by eviction.
+What is stored under the numbers that were current *before* it was loaded is out of reach once one of them is raised,
+even if that happened during the load. Nothing is deleted: old values leave by their timeout or by eviction.
 """
 
 import time
@@ -10,9 +9,10 @@ import time
 from django.core.cache import cache
 
 
-def current(name):
-    """The version of `name`. It starts at the clock, so a lost number never comes back as an older one."""
-    return cache.get_or_set(f"version:{name}", time.time_ns, None)
+def current(*names):
+    """The versions of these names, as a part of a key. They start at the clock, so a lost one is never an old one."""
+    numbers = [cache.get_or_set(f"version:{name}", time.time_ns, None) for name in names]
+    return ".".join(f"{name}={number}" for name, number in zip(names, numbers, strict=True))
 
 
 def bump(*names):
@@ -20,4 +20,4 @@ def bump(*names):
         try:
             cache.incr(f"version:{name}")
         except ValueError:
-            pass  # no page was stored under it, or its next reader starts it anew
+            pass  # nothing was stored under it, or its next reader starts it anew

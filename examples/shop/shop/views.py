@@ -5,7 +5,7 @@ from decimal import Decimal, InvalidOperation
 from functools import wraps
 
 from django.conf import settings
-from django.http import HttpResponse, HttpResponseForbidden, JsonResponse
+from django.http import Http404, HttpResponse, HttpResponseForbidden, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.crypto import constant_time_compare
 from django.utils.decorators import method_decorator
@@ -40,6 +40,14 @@ def cover(request, pk):
     return HttpResponse(covers.svg(film.pk, film.title, film.year), content_type="image/svg+xml")
 
 
+def year(request, year):
+    """Expensive when it is cold: what happens when all visitors ask for it at once is a row of the demo's table."""
+    report = catalogue.year_in_film(year)
+    if report is None:
+        raise Http404("no films of this year")
+    return render(request, "shop/year.html", report)
+
+
 @method_decorator(cache_page(600), name="dispatch")
 class PersonView(DetailView):
     model = Person
@@ -50,19 +58,19 @@ class PersonView(DetailView):
         return super().get_context_data(directed=person.directed.all(), acted=person.acted.all(), **kwargs)
 
 
-# ------------------------------------------------------------------------- with prices: versioned cache_page
+# ------------------------------------------------------------------------------ with prices: pages with tags
 
 
 GENRE_SLUG = re.compile(r"[a-z-]{1,40}")
 
 
-def _list_version(request):
-    """A list of one genre changes with that genre's films, any other list with the whole catalogue."""
+def _list_tags(request):
+    """A list of one genre changes with that genre's films, any other list with all; each counts the genres."""
     genre = request.GET.get("genre", "")
-    return f"genre:{genre}" if GENRE_SLUG.fullmatch(genre) else "catalogue"
+    return ["films", f"genre:{genre}" if GENRE_SLUG.fullmatch(genre) else "prices"]
 
 
-@method_decorator(price_page(_list_version), name="dispatch")
+@method_decorator(price_page(_list_tags), name="dispatch")
 class FilmListView(ListView):
     template_name = "shop/film_list.html"
     paginator_class = catalogue.CachedCountPaginator
@@ -84,7 +92,7 @@ class FilmListView(ListView):
         page_free.pop("page", None)
         sorts = [(key, label) for key, (label, _) in catalogue.SORTS.items()]
         return super().get_context_data(
-            filters=self.filters, genres=Genre.objects.with_counts, sorts=sorts,
+            filters=self.filters, genres=Genre.objects.with_counts(), sorts=sorts,
             decades=range(2010, 1930, -10), link=page_free.urlencode(), **kwargs,
         )  # fmt: skip
 
@@ -102,7 +110,7 @@ def count_view(view):
     return counted
 
 
-@method_decorator([count_view, price_page(lambda request, pk, **kwargs: f"film:{pk}")], name="dispatch")
+@method_decorator([count_view, price_page(lambda request, pk, **kwargs: [f"film:{pk}"])], name="dispatch")
 class FilmView(DetailView):
     queryset = Film.objects.prefetch_related("genres", "directors", "cast")
     template_name = "shop/film.html"
@@ -145,6 +153,15 @@ def cart_remove(request, pk):
     cart = Cart(request)
     cart.remove(pk)
     return cart.save(redirect("cart"))
+
+
+@never_cache
+def film_row(request, pk):
+    """For the shop's other programs: title and price of a film."""
+    found = catalogue.rows([pk])
+    if not found:
+        raise Http404("no such film")
+    return JsonResponse(found[pk])
 
 
 @csrf_exempt

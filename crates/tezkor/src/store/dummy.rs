@@ -13,6 +13,7 @@ impl Store for DummyStore {
     fn space(&self, location: &[u8], _prefix: &[u8]) -> Space {
         Space {
             region_id: 0,
+            seed: 0,
             location: name_hash(b'l', location) as u64,
             location_high: 0,
             prefix: [0; 2],

@@ -2,7 +2,6 @@
 //! It is part of no other build.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use super::SegmentStore;
 use super::attach::{self, Place};
@@ -34,7 +33,7 @@ impl SegmentStore {
     pub fn for_fuzzing() -> SegmentStore {
         let store = SegmentStore::open(Place::Private, 1 << 20, Clock::Manual).expect("private memory");
         let opened = attach::open_private_with(1 << 20, Clock::Manual, [1, 2, 3]).expect("private memory");
-        store.attached.store(Arc::new(opened.into()));
+        store.attach(opened);
         store.set_time(1 << 40);
         store
     }

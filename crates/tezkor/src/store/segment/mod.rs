@@ -79,6 +79,8 @@ const TOO_LARGE_KEPT: usize = 16;
 /// A segment store.
 pub struct SegmentStore {
     attached: ArcSwap<Attached>,
+    /// The id of its region, for those who only ask whether it was replaced.
+    region_id: AtomicU64,
     place: Place,
     size_bytes: u64,
     time: Time,
@@ -139,6 +141,7 @@ impl Attached {
         let ledger = self.region.ledger();
         Space {
             region_id: self.region.id,
+            seed: self.region.seed,
             location: location[0],
             location_high: location[1],
             prefix,
@@ -176,6 +179,7 @@ impl SegmentStore {
             Err(error) => Self::go_private(&place, size_bytes, clock, &error, &mut events)?,
         };
         Ok(SegmentStore {
+            region_id: AtomicU64::new(opened.region.id),
             attached: ArcSwap::from_pointee(opened.into()),
             place,
             size_bytes,
@@ -517,12 +521,13 @@ impl SegmentStore {
     /// A key in a space.
     #[inline]
     pub fn key<'k>(&self, space: Space, bytes: &'k [u8]) -> Key<'k> {
-        Key::new(space, self.attached.load().region.seed, bytes)
+        // Made for another region by now, it is made anew by the operation.
+        Key::new(space, space.seed, bytes)
     }
 
     /// The id of the region: another one after the region was replaced.
     pub fn region_id(&self) -> u64 {
-        self.attached.load().region.id
+        self.region_id.load(Ordering::Acquire)
     }
 
     /// What the user should know about the region, each once.
@@ -588,13 +593,19 @@ impl SegmentStore {
             .or_else(|error| Self::go_private(&self.place, self.size_bytes, clock, &error, &mut events));
         match opened {
             Ok(opened) => {
-                self.attached.store(Arc::new(opened.into()));
+                self.attach(opened);
             }
             Err(error) => events.push(Event::new(Level::Error, format!("the region cannot be replaced: {error}"))),
         }
         if !events.is_empty() {
             self.leave_events(events);
         }
+    }
+
+    fn attach(&self, opened: Opened) {
+        let region_id = opened.region.id;
+        self.attached.store(Arc::new(opened.into()));
+        self.region_id.store(region_id, Ordering::Release);
     }
 
     /// Tries to use a region that could not be used before.
@@ -604,7 +615,7 @@ impl SegmentStore {
         else {
             return; // It was said when it began.
         };
-        self.attached.store(Arc::new(opened.into()));
+        self.attach(opened);
         let said = format!("{}: can be used again, and is", self.place.directory().display());
         self.leave_events(events.into_iter().chain([Event::new(Level::Warning, said)]));
     }

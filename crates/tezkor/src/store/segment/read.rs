@@ -379,6 +379,7 @@ mod tests {
         let worker = Worker::new(Owner { row: 0, incarnation: 1 });
         let space = Space {
             region_id: region.id,
+            seed: region.seed,
             location: 1,
             location_high: 0,
             prefix: [0; 2],

@@ -4,10 +4,11 @@ It helps the workers only when they share a cache with this command, as with Tez
 process, and here that process is this command.
 """
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 from django.test import Client
 from django.urls import reverse
 
+from shop.caching import cache
 from shop.models import Film, Genre
 
 
@@ -20,7 +21,16 @@ class Command(BaseCommand):
             "--host", default="localhost", help="host that visitors use, since it is part of the key"
         )
 
-    def handle(self, *args, films, host, **options):
+    def handle(self, *args, **options):
+        lock = cache.lock("warm")  # one warming at a time is enough
+        if not lock.acquire(blocking=False):
+            raise CommandError("the cache is being warmed by another process")
+        try:
+            self.warm(**options)
+        finally:
+            lock.release()
+
+    def warm(self, films, host, **options):
         visitor = Client(SERVER_NAME=host.partition(":")[0], SERVER_PORT=host.partition(":")[2] or "80")
         pages = [reverse("home"), reverse("numbers"), reverse("films"), f"{reverse('films')}?page=2"]
         pages += [f"{reverse('films')}?genre={genre['slug']}" for genre in Genre.objects.with_counts()]

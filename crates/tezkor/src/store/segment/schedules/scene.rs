@@ -24,7 +24,7 @@ pub(super) const VALUE_WORD: usize = 12;
 pub(super) const NOW_MS: u64 = 1_000;
 const LATER_MS: u64 = 60_000;
 const SPACE: Space =
-    Space { region_id: 0, location: 7, location_high: 0, prefix: [0; 2], location_row: 0, prefix_row: 0 };
+    Space { region_id: 0, seed: 0, location: 7, location_high: 0, prefix: [0; 2], location_row: 0, prefix_row: 0 };
 
 /// Keys of one bucket; the last has the fingerprint of the first.
 pub(super) const A: u64 = 0x1111;
