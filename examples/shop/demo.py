@@ -6,6 +6,8 @@
    three alike. There are as many slices as fit into the time.
 3. Sample pages are looked at; the workers are reloaded, and the same pages are looked at again. They must be the same
    with every cache, and no old price may be seen where the cache promises none.
+4. Each cache once more, with four threads in each worker: all of them at once are asked for a cold, expensive page,
+   and prices are changed while they are read.
 
 Takes less than two minutes; leaves nothing behind but the built database in .cache/shop.
 """
@@ -13,6 +15,7 @@ Takes less than two minutes; leaves nothing behind but the built database in .ca
 import argparse
 import json
 import os
+import random
 import secrets
 import signal
 import subprocess
@@ -22,17 +25,21 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from measure import database, pages
+from measure import consistency, database, pages, stampede
 from measure.load import CLIENTS
 from measure.plan import WEIGHTS, Plan
 from measure.server import WORKERS, Server
 from measure.table import table
 
 TITLES = {"dummy": "DummyCache", "locmem": "LocMemCache", "tezkor": "Tezkor"}
-SECONDS = 65  # after which no further slice is sent; what follows takes about 15 s
+SECONDS = 50  # after which no further slice is sent; what follows takes about 40 s
 MOST_SLICES = 200
 SEED = 1895
 MEMORY = "/dev/shm"
+LOCKS = "measure.locks.LocMemCacheWithLocks"
+CALLERS = WORKERS * stampede.THREADS
+STAMPEDE_SECONDS = 5  # after which no further round is begun
+CHANGING_SECONDS = 4
 
 
 class Demo:
@@ -54,14 +61,15 @@ class Demo:
             for cache in self.caches:
                 self.say(f"{TITLES[cache]}: starting {WORKERS} workers")
                 self.servers[cache] = stack.enter_context(self.server(cache, work / cache, shared))
-            self.stack = stack.pop_all()
+            self.work, self.shared, self.stack = work, shared, stack.pop_all()
         return self
 
     def __exit__(self, *exc):
         self.stack.close()
 
-    def server(self, cache, run_dir, shared):
+    def server(self, cache, run_dir, shared, **environ):
         run_dir.mkdir()
+        shared.mkdir(exist_ok=True)
         return Server(
             cache,
             database.copied(self.films, run_dir / "shop.sqlite3"),
@@ -70,6 +78,7 @@ class Demo:
             log=run_dir / "gunicorn.log",
             SHOP_PRICE_TOKEN=self.token,
             TEZKOR_SHARED_DIRECTORY=str(shared),  # a region for this demo alone
+            **environ,
         )
 
     def run(self, popularity, until):
@@ -89,6 +98,38 @@ class Demo:
         for cache, server in self.servers.items():
             self.runs[cache]["cpu"] = server.cpu_seconds() - cpu[cache]
         self.compare(plan.sample(slices))
+        for server in self.servers.values():
+            server.stop()
+        best_known = sorted(plan.films, key=lambda film: (-film[2], film[0]))  # as the list shows them
+        films = [pk for pk, *_ in best_known[: consistency.FILMS]]
+        years = random.Random(SEED).sample(plan.years, stampede.ROUNDS)
+        for cache in self.caches:
+            self.rush(cache, years, films)
+
+    def rush(self, cache, years, films):
+        """All at once: a cold page, then prices that change."""
+        self.say(f"{TITLES[cache]}: {CALLERS} at once ask for a cold page, then prices change under readers")
+        run = self.runs[cache]
+        if cache == "dummy":
+            years = years[:1]  # without a cache all rounds are alike
+        with self.threaded(cache, cache) as server:
+            run["stampede"] = self.stampede(server, years)
+            trial = consistency.Trial(server.port, films, self.token)
+            run["changing"] = trial.run(CHANGING_SECONDS)
+        if cache == "locmem":
+            with self.threaded(cache, "locks", SHOP_BACKEND=LOCKS) as server:
+                run["stampede_with_locks"] = self.stampede(server, years)
+
+    def stampede(self, server, years):
+        until = time.monotonic() + STAMPEDE_SECONDS
+        return stampede.rounds(server.port, server.runs_file, CALLERS, years, until)
+
+    def threaded(self, cache, name, **environ):
+        run_dir, runs_file = self.work / f"threaded-{name}", self.work / f"runs-{name}"
+        threads = {"SHOP_THREADS": str(stampede.THREADS), "SHOP_RUNS_FILE": str(runs_file)}
+        server = self.server(cache, run_dir, self.shared / "threaded", **threads, **environ)
+        server.runs_file = runs_file
+        return server
 
     def shifted(self, turn):
         """The caches, another one first at each turn."""
@@ -137,6 +178,15 @@ class Demo:
                 found.append(f"{TITLES[cache]}: {run['old_prices']} old prices after a write")
             if not run["price_reads"]:
                 found.append(f"{TITLES[cache]}: no price was checked")
+            changing = run["changing"]
+            stale = sum(changing["stale"].values())
+            found += [f"{TITLES[cache]}: {failure}" for failure in changing["failures"][:3]]
+            if stale and not private:
+                found.append(f"{TITLES[cache]}: {stale} stale prices while prices changed")
+            if not sum(changing["reads"].values()):
+                found.append(f"{TITLES[cache]}: no price was read while prices changed")
+            if cache == "tezkor" and any(runs != 1 for runs, *_ in run["stampede"]):
+                found.append(f"{TITLES[cache]}: a cold report was made {run['stampede']} times")
         return found
 
 

@@ -4,7 +4,10 @@ import os
 from pathlib import Path
 
 workers = 3
-worker_class = "sync"
+threads = int(os.environ.get("SHOP_THREADS", "1"))
+worker_class = "sync" if threads == 1 else "gthread"
+worker_connections = threads  # a worker takes no request that would wait for a thread: another takes it
+keepalive = 0
 timeout = 60
 loglevel = "warning"
 control_socket_disable = True

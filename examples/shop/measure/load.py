@@ -21,7 +21,7 @@ class Visitor:
     """A browser as far as the shop can tell: cookies, one request at a time."""
 
     def __init__(self, port):
-        self.port, self.cookies = port, {}
+        self.port, self.cookies, self.worker = port, {}, ""
         self.latencies, self.meters, self.failures = [], [0, 0, 0, 0], []
 
     def send(self, method, path, body=None, headers=""):
@@ -49,6 +49,8 @@ class Visitor:
             if name == "X-Shop-Meters":
                 self.meters = [old + int(new) for old, new in zip(self.meters, value.split(), strict=True)]
                 self.last_meters = [int(new) for new in value.split()]
+            elif name == "X-Shop-Worker":
+                self.worker = value
             elif name == "Set-Cookie":
                 cookie, _, setting = value.partition(";")[0].partition("=")
                 self.cookies[cookie] = setting

@@ -11,8 +11,8 @@ import sqlite3
 
 REQUESTS = 150  # of a slice: about two seconds without a cache
 STEPS = {  # share of what a visitor does next, in thousandths
-    "list": 280, "film": 385, "search": 110, "home": 60, "person": 60,
-    "cart": 40, "add": 35, "trending": 20, "numbers": 10,
+    "list": 280, "film": 382, "search": 110, "home": 60, "person": 60,
+    "cart": 40, "add": 35, "trending": 20, "numbers": 10, "year": 3,
 }  # fmt: skip
 WEIGHT = {"get": 1, "add": 3, "price": 7}  # requests of a step
 
@@ -40,6 +40,9 @@ class Plan:
                 "SELECT g.slug, count(*) FROM shop_genre g JOIN shop_film_genres l ON l.genre_id = g.id"
                 " GROUP BY g.slug ORDER BY g.slug"
             ).fetchall()
+            self.years = [
+                year for (year,) in db.execute("SELECT DISTINCT year FROM shop_film ORDER BY year DESC")
+            ]
             self.people = db.execute(
                 "SELECT film_id, person_id FROM shop_film_directors ORDER BY id"
             ).fetchall()
@@ -108,6 +111,10 @@ class Plan:
     def _numbers(self):
         return [("get", "/numbers/")]
 
+    def _year(self):
+        latest = min(int(self.dice.expovariate(0.3)), len(self.years) - 1)
+        return [("get", f"/year/{self.years[latest]}/")]
+
     def sample(self, slices):
         """Pages to compare between the caches: some of each kind, and every film whose price was changed."""
         changed = sorted(
@@ -117,7 +124,8 @@ class Plan:
                  "genre=horror&sort=price", "decade=2000&sort=score", "sort=newest", "q=nolan", "q=love")]  # fmt: skip
         films = [film_path(pk) for pk in [*changed[:40], *range(1, 13)]]
         people = [f"/person/{person}/" for _, person in self.people[:3]]
-        return ["/", "/films/", "/numbers/", "/cover/1.svg", *lists, *films, *people]
+        other = ["/numbers/", "/year/1994/", "/cover/1.svg", "/api/film/1/"]
+        return ["/", "/films/", *other, *lists, *films, *people]
 
 
 def film_path(pk):

@@ -45,6 +45,11 @@ class Server:
         return self
 
     def __exit__(self, *exc):
+        self.stop()
+
+    def stop(self):
+        if self.master.returncode is not None and self.listener.fileno() < 0:
+            return  # it was stopped before
         workers = self.workers()
         self.master.terminate()
         try:

@@ -15,7 +15,24 @@ def rows(run):
         "loader runs": f"{run['loads']}",
         "hit ratio after a reload": f"{run['hits_after_reload']:.1%}",
         "old price right after a write": f"{run['old_prices']} of {run['price_reads']}",
+        "stale prices while prices change": stale(run["changing"]),
+        "runs for a cold page, all at once": runs(run["stampede"]),
+        "   a dict of locks in each worker": runs(run.get("stampede_with_locks")),
+        "   until all have it, s": seconds(run["stampede"]),
     }
+
+
+def stale(changing):
+    return f"{sum(changing['stale'].values())} of {sum(changing['reads'].values())}"
+
+
+def runs(rounds):
+    """Of the loader, on average of the rounds."""
+    return f"{sum(found for found, *_ in rounds) / len(rounds):.1f}" if rounds else "-"
+
+
+def seconds(rounds):
+    return f"{median(took for _, took, _ in rounds):.2f}"
 
 
 def table(runs):

@@ -65,8 +65,8 @@ if HAS_TAGS:
                 def load():
                     try:
                         page = view(request, *args, **kwargs)
-                    except Http404:  # an answer; a loader that raises is one that failed, and is given a pause
-                        return skip
+                    except Http404:
+                        return skip  # to raise it would mean that the load failed: nobody else would try for a while
                     page = page.render() if hasattr(page, "render") else page
                     return page if page.status_code == 200 else skip
 

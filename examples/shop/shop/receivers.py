@@ -36,7 +36,7 @@ def film_genres_changed(instance, action, reverse, **kwargs):
     if action in BEFORE_AND_AFTER:
         for film in instance.films.all() if reverse else [instance]:
             forget_film(film)
-        genre_changed(instance) if reverse else cache.invalidate_tags("films")
+        cache.invalidate_tags("films")
 
 
 @receiver([post_save, pre_delete], sender=Genre)

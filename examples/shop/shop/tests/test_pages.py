@@ -48,9 +48,13 @@ class Pages(ShopTestCase):
         self.assertIn("Film number 6", self.page(self.jane.get_absolute_url()))
         self.assertIn("Drama", self.page("/"))
         self.assertIn("60 films", self.page("/numbers/"))
+        report = self.page("/year/1960/")  # of films 0 and 50
+        self.assertIn("2 films, 0 Oscars, 25 % positive reviews", report)
+        self.assertLess(report.index("Film number 50"), report.index("Film number 0<"))
         self.assertIn("Film number 0", self.page("/trending/"))
         self.assertEqual(self.page(f"/cover/{film.pk}.svg"), self.page(f"/cover/{film.pk}.svg"))
-        for absent in ("/film/999999/x/", "/cover/999999.svg", "/person/999999/", "/cart/add/999999/"):
+        for absent in ("/film/999999/x/", "/cover/999999.svg", "/person/999999/", "/cart/add/999999/",
+                       "/year/1900/", "/api/film/999999/"):  # fmt: skip
             self.page(absent, status=404)
 
     def test_cart_adds_up_and_sets_the_badge(self):

@@ -1,6 +1,6 @@
-"""Removes what was cached under keys that fit a pattern, such as all pages with prices after a template has changed.
+"""Removes what was cached under keys that fit a pattern.
 
-    manage.py forget "page:*"
+After a template has changed, `manage.py forget "page:*"` has all pages with prices made anew.
 """
 
 from django.core.management.base import BaseCommand, CommandError
