@@ -91,7 +91,7 @@ class Invalidation(ShopTestCase):
 
     def test_price_write_renews_the_row_of_other_programs(self):
         path = f"/api/film/{self.films[3].pk}/"
-        self.assertEqual(self.client.get(path).json()["price"], "13")
+        self.assertEqual(self.client.get(path).json()["price"], "13.00")
         self.price(self.films[3], "77.77")
         self.assertEqual(self.client.get(path).json()["price"], "77.77")
 
