@@ -39,7 +39,9 @@ def test_shop_passes_its_tests_with(cache):
     ran = re.search(r"Ran (\d+) tests", run.stderr)
     assert ran, run.stderr
     assert int(ran[1]) >= 20
-    assert ("skipped" in run.stderr) == (cache == "dummy"), run.stderr  # only DummyCache has anything to skip
+    # What is about one cache's way of invalidation is skipped with the others; DummyCache keeps nothing to test.
+    skipped = re.search(r"skipped=(\d+)", run.stderr)
+    assert int(skipped[1] if skipped else 0) <= {"dummy": 13, "locmem": 4, "tezkor": 3}[cache], run.stderr
 
 
 def test_models_have_their_migration(tmp_path):
