@@ -1,372 +1,978 @@
-"""Invalidation follows the transaction, on real databases and with processes that die between COMMIT and the hooks."""
+"""What is called inside a transaction, against a model, two databases, threads, and processes that are killed."""
 
 from __future__ import annotations
 
+import asyncio
 import os
-import random
-import signal
-import sqlite3
-import time
+import sys
+import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.db import connection, connections, transaction
-from django.test import TestCase, TransactionTestCase
-from test_loads import wait_until
-from test_processes import SPAWN, cache_in
+from django.http import HttpResponse
+from django.test import Client, TestCase, override_settings
+from django.urls import path
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tezkor import _native, transactions
 from tezkor.backends import TezkorCache
-from tezkor.test import ClearCaches, clear_caches
 
 SOAK = os.environ.get("SOAK") == "1"
+KILLS = 200 if SOAK else 10
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
 
-class Rolled(Exception):
-    """Rolls a block back."""
+class Wrong(Exception):
+    """What a block is left with to have it rolled back."""
+
+
+def made(**options):
+    made = TezkorCache("transactions", {"OPTIONS": options} if options else {})
+    made.clear()
+    return made
 
 
 @pytest.fixture
-def cache() -> Any:
-    clear_caches()
-    return TezkorCache("", {})
+def cache():
+    return made()
 
 
 @pytest.fixture
-def later() -> Any:
-    """The same with TRANSACTIONAL."""
-    clear_caches()
-    return TezkorCache("", {"OPTIONS": {"TRANSACTIONAL": True}})
+def late():
+    """A cache on which everything acts at commit."""
+    return made(TRANSACTIONAL=True)
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(request: Any) -> Any:
+def nothing_is_left_open():
+    before = _native.open_transactions(0)
     yield
-    # A TestCase is rolled back after this.
-    assert request.cls is not None or _native.open_transactions(0) == 0, "a transaction was left open"
+    assert _native.open_transactions(0) == before
+    assert not transactions.open_births
 
 
-def outside(cache: Any, key: str) -> Any:
-    """What another thread sees, which is in no transaction."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(cache.get, key).result()
-
-
-WAYS = {
-    "delete": lambda cache: cache.delete("k"),
-    "delete_many": lambda cache: cache.delete_many(["k"]),
-    "tags": lambda cache: cache.invalidate_tags("t"),
-    "pattern": lambda cache: cache.delete_pattern("k*"),
-    "prefix": lambda cache: cache.clear_prefix(),
-    "clear": lambda cache: cache.clear(),
-}
+@pytest.fixture
+def databases(tmp_path):
+    """Two more databases, in files."""
+    names = ("first", "second")
+    for name in names:
+        connections.settings[name] = {**connections.settings["default"], "NAME": tmp_path / name}
+        with connections[name].cursor() as cursor:
+            cursor.execute("create table row (n integer)")
+    yield names
+    for name in names:
+        connections[name].close()
+        del connections[name]
+        del connections.settings[name]
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_an_invalidation_acts_at_once_and_again_at_the_commit(cache, way):
-    cache.set("k", "old", tags=["t"])
+def elsewhere(function, *args):
+    """What a thread sees, which is in no transaction."""
+    found = []
+    thread = threading.Thread(target=lambda: found.append(function(*args)))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def query(using="default"):
+    with connections[using].cursor() as cursor:
+        cursor.execute("select 1")
+
+
+# By default: at once, and again at the commit
+
+
+def test_an_invalidation_is_done_at_once_and_again_at_the_commit(cache):
+    cache.set("k", 1)
+    cache.set("tagged", 1, tags=["t"])
     with transaction.atomic():
-        WAYS[way](cache)
-        assert outside(cache, "k") is None
-        # Somebody else loads what the database still shows to others.
-        cache.set("k", "loaded by another before the commit", tags=["t"])
-        assert cache.get("k") is None, "within the transaction it bypasses what it has changed"
-        assert not cache.has_key("k")
-        assert cache.get_many(["k"]) == {}
+        assert cache.delete("k") is True
+        cache.invalidate_tags("t")
+        assert elsewhere(cache.get_many, ["k", "tagged"]) == {}
+        # What others load now is what was there before the transaction.
+        elsewhere(lambda: [cache.set("k", "old"), cache.set("tagged", "old", tags=["t"])])
+        assert cache.get("k") is None
+        assert cache.get("tagged") is None
+        assert "k" not in cache
+        assert cache.get_many(["k", "tagged"]) == {}
     assert cache.get("k") is None
+    assert cache.get("tagged") is None
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_nothing_loaded_within_is_stored_for_others(cache, way):
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda cache: cache.delete("user:1"),
+        lambda cache: cache.delete_many(["user:1", "user:2"]),
+        lambda cache: cache.delete_pattern("user:[0-9]"),
+        lambda cache: cache.invalidate_tags("users"),
+        lambda cache: cache.clear(),
+        lambda cache: cache.clear_prefix(),
+    ],
+)
+@pytest.mark.parametrize("is_late", [False, True])
+def test_every_kind_of_invalidation_follows_the_transaction(act, is_late):
+    cache = made(TRANSACTIONAL=True) if is_late else made()
+    cache.set("user:1", "old", tags=["users"])
     with transaction.atomic():
-        WAYS[way](cache)
-        assert cache.get_or_set("k", lambda: "uncommitted", tags=["t"]) == "uncommitted"
-        assert outside(cache, "k") is None
-        assert cache.get_or_set("other", lambda: 1) == 1
-    assert cache.get("k") is None
-    assert cache.get_or_set("k", lambda: "committed") == "committed"
+        act(cache)
+        assert elsewhere(cache.get, "user:1") == ("old" if is_late else None)
+        elsewhere(lambda: cache.set("user:1", "old", tags=["users"]))
+        assert cache.get("user:1") is None
+        assert cache.get_or_set("user:1", "new", tags=["users"]) == "new"
+        assert elsewhere(cache.get, "user:1") == "old"  # what was loaded inside is not stored for others
+    assert cache.get("user:1") is None
 
 
-def test_a_set_acts_at_once(cache):
+def test_what_is_not_touched_is_read_from_the_cache(cache):
+    cache.set("k", 1)
+    cache.set("other", 2, tags=["u"])
     with transaction.atomic():
-        cache.set("k", 1)
-        assert outside(cache, "k") == 1
-    assert cache.get("k") == 1
+        cache.delete("k")
+        cache.invalidate_tags("t")
+        cache.delete_pattern("x*")
+        assert cache.get("other") == 2
+        assert elsewhere(cache.get, "other") == 2
 
 
-def test_our_hook_comes_before_others(cache):
+def test_our_hooks_run_before_those_that_were_there(cache):
     seen = []
-    cache.set("k", "old")
     with transaction.atomic():
         transaction.on_commit(lambda: seen.append(cache.get("k")))
         cache.delete("k")
-        cache.set("k", "loaded by another before the commit")
-    assert seen == [None]
+        with transaction.atomic():
+            cache.delete("l")
+        elsewhere(cache.set, "k", "old")
+        elsewhere(cache.set, "l", "old")
+        transaction.on_commit(lambda: seen.append(cache.get("l")))
+    assert seen == [None, None]
 
 
-def test_after_a_rollback_nothing_is_done_again(cache):
-    with pytest.raises(Rolled), transaction.atomic():
+def test_a_hook_that_cannot_do_its_work_keeps_nobody_from_theirs(cache, monkeypatch, caplog):
+    seen = []
+    with transaction.atomic():
         cache.delete("k")
-        raise Rolled
-    cache.set("k", "old")
+        elsewhere(cache.set, "l", "old")
+        cache.delete("l")
+        transaction.on_commit(lambda: seen.append(1))
+        batch = connection.run_on_commit[0][1].__self__.batch
+        batch.changes[0].act = lambda: 1 / 0
+    assert seen == [1]
+    assert cache.get("l") is None
+    assert "could not be done at its commit" in caplog.text
+
+
+def test_a_thread_is_not_concerned_by_the_transaction_of_another(cache):
+    cache.set("k", 1)
     with transaction.atomic():
-        connection.cursor().execute("select 1")
-    assert cache.get("k") == "old"
+        cache.delete("k")
+        assert elsewhere(cache.get_or_set, "k", 2) == 2
+        assert elsewhere(cache.get, "k") == 2
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_transactional_acts_at_the_commit_only(later, way):
-    later.set("k", "old", tags=["t"])
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_rollback_is_seen_at_once(is_late):
+    cache = made(TRANSACTIONAL=True) if is_late else made()
+    cache.set("k", 1)
+    with pytest.raises(Wrong), transaction.atomic():
+        query()
+        cache.delete("k")
+        assert _native.open_transactions(0) == 1
+        raise Wrong
+    # No query comes after it.
+    assert _native.open_transactions(0) == 0
+    assert not transactions.open_births
+    assert cache.get("k") == (1 if is_late else None)
+
+
+# TRANSACTIONAL: at the commit, in order
+
+
+def test_changes_wait_for_the_commit_and_own_reads_see_them(late):
+    late.set("k", 1)
     with transaction.atomic():
-        WAYS[way](later)
-        assert outside(later, "k") == "old"
-        assert later.get("k") is None
-    assert later.get("k") is None
+        late.set("k", [2], tags=["t"])
+        late.set_many({"l": 3})
+        late.delete("m")
+        assert elsewhere(late.get_many, ["k", "l"]) == {"k": 1}
+        late.get("k").append("mine")
+        assert late.get("k") == [2]
+        assert late.get_many(["k", "l", "m"]) == {"k": [2], "l": 3}
+        assert "k" in late
+        assert late.get_or_set("k", 9) == [2]
+        late.invalidate_tags("t")
+        assert late.get("k") is None
+        late.set("k", 4)
+        assert late.get("k") == 4
+        late.set("k", 5, timeout=0)
+        assert late.get("k") is None
+        late.set("k", 6)
+    assert elsewhere(late.get_many, ["k", "l"]) == {"k": 6, "l": 3}
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_transactional_does_nothing_on_a_rollback(later, way):
-    later.set("k", "old", tags=["t"])
-    before = later._sequence()
-    with pytest.raises(Rolled), transaction.atomic():
-        WAYS[way](later)
-        later.set("new", 1)
-        raise Rolled
-    assert (later.get("k"), later.get("new")) == ("old", None)
-    assert later._sequence() == before, "something was invalidated"
+def test_a_rollback_invalidates_nothing(late):
+    late.set("k", 1, tags=["t"])
+    before = (late.stats()["deletes"], late._sequence())
+    for _ in range(3):
+        with pytest.raises(Wrong), transaction.atomic():
+            late.delete("k")
+            late.invalidate_tags("t")
+            late.delete_pattern("*")
+            late.set("k", 2)
+            late.clear()
+            raise Wrong
+    assert (late.stats()["deletes"], late._sequence()) == before
+    assert late.get("k") == 1
 
 
-def test_transactional_reads_its_own_writes(later):
-    later.set("k", "old")
+def test_a_savepoint_that_is_rolled_back_takes_its_changes_with_it(late):
     with transaction.atomic():
-        later.set("k", ["new"])
-        assert later.get("k") == ["new"]
-        later.get("k").append("changed")
-        assert later.get("k") == ["new"]
-        assert later.get_many(["k"]) == {"k": ["new"]}
-        assert later.get_or_set("k", lambda: "loaded") == ["new"]
-        assert outside(later, "k") == "old"
-        later.delete("k")
-        assert later.get("k") is None
-        later.set("k", "tagged", tags=["t"])
-        later.invalidate_tags("t")
-        assert later.get("k") is None
-        later.set_many({"k": "last", "n": 1}, 60)
-        assert later.get("k") == "last"
-    assert later.get_many(["k", "n"]) == {"k": "last", "n": 1}
-    assert later.ttl("n") == 60
+        late.set("k", 1)
+        with pytest.raises(Wrong), transaction.atomic():
+            late.set("k", 2)
+            with transaction.atomic():
+                late.set("l", 2)
+            assert late.get_many(["k", "l"]) == {"k": 2, "l": 2}
+            raise Wrong
+        assert late.get_many(["k", "l"]) == {"k": 1}
+        with transaction.atomic():
+            late.set("m", 3)
+    assert late.get_many(["k", "l", "m"]) == {"k": 1, "m": 3}
 
 
-def test_a_savepoint_that_is_rolled_back_takes_its_calls_along(later):
-    later.set("k", "old")
+def test_by_default_a_savepoint_that_is_rolled_back_keeps_its_invalidations(cache):
     with transaction.atomic():
-        later.set("a", 1)
-        with pytest.raises(Rolled), transaction.atomic():
-            later.delete("k")
-            later.set("b", 2)
-            assert later.get("k") is None
-            raise Rolled
-        assert later.get("k") == "old"
-        later.set("c", 3)
-    assert later.get_many(["k", "a", "b", "c"]) == {"k": "old", "a": 1, "c": 3}
+        with pytest.raises(Wrong), transaction.atomic():
+            cache.delete("k")
+            raise Wrong
+        elsewhere(cache.set, "k", "old")
+        assert cache.get("k") is None
+    assert cache.get("k") is None
 
 
-def test_durable_blocks_and_nested_ones(cache, later):
-    for each in (cache, later):
-        each.set("k", "old")
-        with transaction.atomic(durable=True), transaction.atomic(), transaction.atomic():
-            each.delete("k")
-        assert each.get("k") is None
+def test_many_changes_are_one_hook(cache, late):
+    with transaction.atomic():
+        for number in range(2000):
+            cache.delete(f"k{number}")
+            cache.delete(f"k{number}")
+        assert len(connection.run_on_commit) == 1
+        for number in range(2000):
+            late.set(f"k{number}", number)
+        assert len(connection.run_on_commit) == 2
+        assert [late.get(f"k{number}") for number in range(2000)] == list(range(2000))
+
+
+# Births
+
+
+def fill(cache, key="k", tags=()):
+    return cache.get_or_set(key, "loaded", tags=list(tags))
 
 
 def test_a_load_is_as_old_as_the_first_query_of_its_transaction(cache):
+    for outdate, tags in ((lambda: cache.delete("k"), []), (lambda: cache.invalidate_tags("t"), ["t"])):
+        with transaction.atomic():
+            query()  # its snapshot is from here
+            elsewhere(outdate)
+            assert fill(cache, tags=tags) == "loaded"
+        assert cache.get("k") is None
+        with transaction.atomic():
+            elsewhere(outdate)
+            query()
+            assert fill(cache, tags=tags) == "loaded"
+        assert cache.get("k") == "loaded"
+        cache.delete("k")
+
+
+def test_a_savepoint_that_is_rolled_back_makes_no_load_younger(cache):
     with transaction.atomic():
-        connection.cursor().execute("select 1")
-        # Another process commits and invalidates; this snapshot does not show it.
-        cache._delete("k")
-        assert cache.get_or_set("k", lambda: "from the old snapshot") == "from the old snapshot"
-        assert outside(cache, "k") is None
-        assert cache.get_or_set("other", lambda: 1) == 1
-        assert outside(cache, "other") == 1
+        query()
+        elsewhere(cache.delete, "k")
+        with pytest.raises(Wrong), transaction.atomic():
+            raise Wrong
+        fill(cache)
+        sid = transaction.savepoint()
+        transaction.savepoint_rollback(sid)
+        fill(cache)
+    assert cache.get("k") is None
+
+
+def test_a_block_that_is_used_again_is_another_transaction(cache):
+    @transaction.atomic
+    def view():
+        query()
+        fill(cache)
+
+    view()
+    assert cache.get("k") == "loaded"
+    cache.delete("k")
+    view()
+    assert cache.get("k") == "loaded"
+
+
+@pytest.mark.parametrize("older", ["first", "second"])
+def test_the_oldest_of_several_snapshots_counts(cache, databases, older):
+    with transaction.atomic("first"), transaction.atomic("second"):
+        query(older)
+        elsewhere(cache.delete, "k")
+        query("first")
+        query("second")
+        fill(cache)
+    assert cache.get("k") is None
+
+
+def test_the_wrapper_that_notes_first_queries_is_installed_once(databases):
+    for _ in range(3):
+        transactions.install()
+        connections["first"].close()
+        query("first")
+    assert connections["first"].execute_wrappers.count(transactions._note) == 1
+
+
+def test_a_transaction_that_was_under_way_before_the_wrapper_came_is_as_old_as_can_be(cache):
+    cache.delete("k")
     with transaction.atomic():
-        connection.cursor().execute("select 1")
-        assert cache.get_or_set("k", lambda: "new") == "new"
+        query()
+        connection.execute_wrappers.remove(transactions._note)
+        connection.run_on_commit = []
+        elsewhere(transactions.install)
+        fill(cache)
+        query()
+        fill(cache)
+    assert cache.get("k") is None
+    with transaction.atomic():
+        query()
+        fill(cache)
+    assert cache.get("k") == "loaded"
+
+
+def test_a_load_with_a_tag_that_its_transaction_has_invalidated_is_not_stored(cache):
+    with transaction.atomic():
+        cache.invalidate_tags("t")
+        query()  # younger than the invalidation
+        assert fill(cache, tags=["t"]) == "loaded"
+        assert elsewhere(cache.get, "k") is None
+
+
+# Several databases
+
+
+def test_with_several_databases_invalidations_come_with_each_commit_and_sets_with_the_last(late, databases):
+    late.set("k", "old")
+    late.set("l", "old")
+    with transaction.atomic("first"):
+        with transaction.atomic("second"):
+            late.set("k", "new")
+            late.delete("l")
+            late.set("m", "new")
+        # What the one that has committed changed is not what was cached.
+        assert elsewhere(late.get_many, ["k", "l", "m"]) == {}
+        assert late.get("k") == "new"
+        elsewhere(late.set, "l", "old")
+    assert late.get_many(["k", "l", "m"]) == {"k": "new", "m": "new"}
+
+
+def test_what_was_set_is_deleted_where_one_of_several_databases_is_rolled_back(late, databases):
+    late.set("k", "old")
+    with transaction.atomic("first"):
+        with pytest.raises(Wrong), transaction.atomic("second"):
+            late.set("k", "new")
+            raise Wrong
+        assert elsewhere(late.get, "k") == "old"
+    assert late.get("k") is None
+    with pytest.raises(Wrong), transaction.atomic("first"):
+        with transaction.atomic("second"):
+            late.set("k", "new")
+        raise Wrong
+    assert late.get("k") is None
+
+
+def test_by_default_an_invalidation_is_repeated_at_each_commit(cache, databases):
+    with transaction.atomic("first"):
+        with transaction.atomic("second"):
+            cache.delete("k")
+            elsewhere(cache.set, "k", "old")
+        assert elsewhere(cache.get, "k") is None
+        elsewhere(cache.set, "k", "old")
+        with transaction.atomic("second"):
+            cache.delete("l")
+            elsewhere(cache.set, "l", "old")
+        assert elsewhere(cache.get, "l") is None
+        elsewhere(cache.set, "l", "old")
+    assert cache.get_many(["k", "l"]) == {}
+
+
+# Where the blocks come from
+
+
+class InTestCase(TestCase):
+    """Its own blocks count as none."""
+
+    def setUp(self):
+        self.cache = made()
+        self.late = made(TRANSACTIONAL=True)
+
+    def test_outside_of_a_block_of_the_test_calls_act_at_once(self):
+        self.late.set("k", 1)
+        self.assertEqual(elsewhere(self.late.get, "k"), 1)
+        self.late.delete("k")
+        self.cache.delete("k")
+        self.assertEqual(connection.run_on_commit, [])
+        self.assertFalse(transactions.is_open())
+        query()
+        self.assertFalse(transactions.open_births)
+        self.assertEqual(fill(self.cache), "loaded")
+        self.assertEqual(self.cache.get("k"), "loaded")
+
+    def test_hooks_that_are_captured_do_the_work(self):
+        order = []
+        transaction.on_commit(lambda: order.append("before the capture"))
+        with self.captureOnCommitCallbacks(execute=True) as hooks:
+            with transaction.atomic():
+                transaction.on_commit(lambda: order.append(self.late.get("k")))
+                self.late.set("k", 1)
+            self.assertIsNone(self.late.get("k"))
+        self.assertEqual(self.late.get("k"), 1)
+        self.assertEqual(order, [1])
+        self.assertEqual(len(hooks), 2)
+
+    def test_a_block_that_has_ended_says_no_more_what_is_read(self):
+        block = transaction.atomic()  # as a decorator uses the same one for each call
+        with block:
+            self.cache.delete("k")
+        elsewhere(self.cache.set, "k", 1)
+        with block:
+            self.assertEqual(self.cache.get("k"), 1)
+        self.assertEqual(self.cache.get("k"), 1)
+        self.assertEqual(_native.open_transactions(0), 0)
+
+    def test_a_rollback_inside_the_test_is_one(self):
+        with self.captureOnCommitCallbacks(execute=True) as hooks:
+            with self.assertRaises(Wrong), transaction.atomic():
+                self.late.set("k", 1)
+                self.cache.delete("k")
+                raise Wrong
+        self.assertEqual(hooks, [])
+        self.assertIsNone(self.late.get("k"))
+        self.assertEqual(_native.open_transactions(0), 0)
+
+    def test_births_follow_the_blocks_of_the_test(self):
+        query()
+        elsewhere(self.cache.delete, "k")
+        with transaction.atomic():
+            query()
+            fill(self.cache)
+        self.assertEqual(self.cache.get("k"), "loaded")
+
+
+def test_durable_blocks_and_blocks_without_savepoints(late):
+    with transaction.atomic(durable=True):
+        late.set("k", 1)
+        with transaction.atomic(savepoint=False):
+            late.set("l", 2)
+            assert late.get_many(["k", "l"]) == {"k": 1, "l": 2}
+    assert late.get_many(["k", "l"]) == {"k": 1, "l": 2}
+    with pytest.raises(Wrong), transaction.atomic():
+        with transaction.atomic(savepoint=False):
+            late.set("k", 3)
+            raise Wrong
+    assert late.get("k") == 1
+
+
+def change(request):
+    cache = TezkorCache("transactions", {"OPTIONS": {"TRANSACTIONAL": True}})
+    cache.set("k", "new")
     assert cache.get("k") == "new"
-    assert transactions.birth(cache) is None
+    assert elsewhere(cache.get, "k") is None
+    if "fail" in request.GET:
+        raise Wrong
+    return HttpResponse("done")
 
 
-def test_a_rolled_back_savepoint_does_not_make_the_snapshot_younger(cache):
-    with transaction.atomic():
-        connection.cursor().execute("select 1")
-        cache._delete("k")
-        with pytest.raises(Rolled), transaction.atomic():
-            raise Rolled
-        cache.get_or_set("k", lambda: "old")
-        assert outside(cache, "k") is None
+urlpatterns = [path("change", change)]
 
 
-def test_random_transactions_are_as_a_model_says(later):
-    """Nested blocks that commit or roll back, with sets, deletes, tags and reads in them."""
-    chance = random.Random(7)
-    committed: dict[str, Any] = {}
-    tags = {"a": "t1", "b": "t1", "c": "t2"}
+def test_a_request_that_is_a_transaction_commits_its_changes_or_none(late, monkeypatch):
+    monkeypatch.setitem(connections.settings["default"], "ATOMIC_REQUESTS", True)
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
+    with override_settings(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"], MIDDLEWARE=[]):
+        with pytest.raises(Wrong):
+            Client().get("/change?fail=1")
+        assert late.get("k") is None
+        assert Client().get("/change").content == b"done"
+        assert late.get("k") == "new"
 
-    def play(state: dict[str, Any], depth: int) -> None:
-        for _ in range(chance.randrange(1, 5)):
-            key, what = chance.choice("abc"), chance.random()
-            if what < 0.35:
-                state[key] = chance.random()
-                later.set(key, state[key], tags=[tags[key]])
-            elif what < 0.5:
-                state.pop(key, None)
-                later.delete(key)
-            elif what < 0.6:
-                tag = chance.choice(["t1", "t2"])
-                for each in [each for each in state if tags[each] == tag]:
-                    del state[each]
-                later.invalidate_tags(tag)
-            elif what < 0.85 or depth == 3:
-                assert later.get(key) == state.get(key)
-            else:
-                inner = dict(state)
-                try:
-                    with transaction.atomic():
-                        play(inner, depth + 1)
-                        if chance.random() < 0.4:
-                            raise Rolled
-                    state.clear()
-                    state.update(inner)
-                except Rolled:
-                    pass
-            assert later.get_many("abc") == state
 
-    for _ in range(1500 if SOAK else 150):
-        inner = dict(committed)
+def test_transactions_in_threads_of_async_code(late):
+    def change(number, fails):
         try:
             with transaction.atomic():
-                play(inner, 0)
-                if chance.random() < 0.3:
-                    raise Rolled
-            committed = inner
-        except Rolled:
+                late.set(f"k{number}", number)
+                assert late.get(f"k{number}") == number
+                if fails:
+                    raise Wrong
+        except Wrong:
             pass
-        assert later.get_many("abc") == committed
+        connections["default"].close()
+
+    async def main():
+        tasks = [
+            sync_to_async(change, thread_sensitive=number % 3 == 0)(number, number % 2)
+            for number in range(12)
+        ]
+        await asyncio.gather(*tasks)
+        return await late.aget_many([f"k{number}" for number in range(12)])
+
+    assert asyncio.run(main()) == {f"k{number}": number for number in range(0, 12, 2)}
 
 
-def test_outside_of_transactions_a_call_acts_and_asks_nothing(cache, later):
-    for each in (cache, later):
-        each.set("k", 1)
-        assert each.delete("k")
-        assert not each.delete("k")
+def test_without_autocommit_calls_act_at_once(late, databases):
+    connections["first"].set_autocommit(False)
+    late.set("k", 1)
+    assert elsewhere(late.get, "k") == 1
+    connections["first"].rollback()
+    connections["first"].set_autocommit(True)
 
 
-class InTestCase(ClearCaches, TestCase):
-    """A TestCase's own blocks count as none."""
+def test_a_connection_that_is_closed_inside_a_block_drops_its_changes(late, databases):
+    with pytest.raises(Wrong), transaction.atomic("first"):
+        late.set("k", 1)
+        connections["first"].close()
+        assert _native.open_transactions(0) == 0
+        raise Wrong
+    assert late.get("k") is None
 
-    def setUp(self) -> None:
-        self.caches = [TezkorCache("", {}), TezkorCache("", {"OPTIONS": {"TRANSACTIONAL": True}})]
 
-    def test_calls_act_at_once(self) -> None:
-        for cache in self.caches:
-            cache.set("k", 1)
-            self.assertEqual(cache.get("k"), 1)
-            cache.delete("k")
-            self.assertIsNone(cache.get("k"))
-            self.assertEqual(cache.get_or_set("k", lambda: 2), 2)
-            self.assertEqual(cache.get("k"), 2)
+# Against a model
+
+KEYS = ["a1", "a2", "b1"]
+TAGS = ["s", "t"]
+calls = st.one_of(
+    st.tuples(
+        st.just("set"), st.sampled_from(KEYS), st.integers(0, 99), st.lists(st.sampled_from(TAGS), max_size=2)
+    ),
+    st.tuples(st.just("many"), st.lists(st.sampled_from(KEYS)), st.integers(0, 99)),
+    st.tuples(st.just("delete"), st.sampled_from(KEYS)),
+    st.tuples(st.just("tags"), st.lists(st.sampled_from(TAGS), min_size=1)),
+    st.tuples(st.just("pattern"), st.sampled_from(["a*", "*1", "?2", "[!a]*"])),
+    st.tuples(st.just("clear")),
+    st.tuples(st.just("prefix")),
+    st.tuples(st.just("query")),
+    st.tuples(st.just("fill"), st.sampled_from(KEYS), st.lists(st.sampled_from(TAGS), max_size=2)),
+)
+FITS = {
+    "a*": lambda key: key[0] == "a",
+    "*1": lambda key: key[1] == "1",
+    "?2": lambda key: key[1] == "2",
+    "[!a]*": lambda key: key[0] != "a",
+}
+blocks = st.recursive(
+    st.lists(calls, max_size=6),
+    lambda inner: st.lists(
+        st.one_of(calls, st.tuples(st.just("block"), st.booleans(), st.booleans(), inner)), max_size=6
+    ),
+    max_leaves=12,
+)
+
+
+def do(cache, call):
+    match call:
+        case ("set", key, value, tags):
+            cache.set(key, value, tags=tags)
+        case ("many", keys, value):
+            cache.set_many(dict.fromkeys(keys, value))
+        case ("delete", key):
+            cache.delete(key)
+        case ("tags", tags):
+            cache.invalidate_tags(*tags)
+        case ("pattern", pattern):
+            cache.delete_pattern(pattern)
+        case ("clear",):
             cache.clear()
-
-    def test_hooks_run_where_they_are_captured(self) -> None:
-        cache = self.caches[1]
-        cache.set("k", "old")
-        seen: list[Any] = []
-        with self.captureOnCommitCallbacks(execute=True) as callbacks, transaction.atomic():
-            transaction.on_commit(lambda: seen.append("other"))
-            cache.delete("k")
-            self.assertIsNone(cache.get("k"))
-        self.assertEqual(len(callbacks), 2)
-        self.assertEqual(seen, ["other"])
-        self.assertIsNone(cache.get("k"))
-
-    def test_what_was_changed_is_no_longer_bypassed_after_the_block(self) -> None:
-        cache = self.caches[0]
-        with transaction.atomic():
-            connection.cursor().execute("select 1")
-            cache.delete("k")
-        self.assertEqual(cache.get_or_set("k", lambda: 1), 1)
-        self.assertEqual(cache.get("k"), 1)
-
-    def test_queries_alone_leave_no_hooks(self) -> None:
-        with self.captureOnCommitCallbacks() as callbacks, transaction.atomic():
-            connection.cursor().execute("select 1")
-        self.assertEqual(callbacks, [])
+        case ("prefix",):
+            cache.clear_prefix()
 
 
-class WithTransactions(ClearCaches, TransactionTestCase):
-    def test_calls_follow_the_transaction(self) -> None:
-        cache = TezkorCache("", {"OPTIONS": {"TRANSACTIONAL": True}})
-        cache.set("k", "old")
-        with transaction.atomic():
-            cache.delete("k")
-            self.assertEqual(outside(cache, "k"), "old")
-        self.assertIsNone(cache.get("k"))
+def would(entries, call):
+    """The entries (value and tags by key) after a call."""
+    match call:
+        case ("set", key, value, tags):
+            return {**entries, key: (value, set(tags))}
+        case ("many", keys, value):
+            return {**entries, **{key: (value, set()) for key in keys}}
+        case ("delete", gone):
+            return {key: entry for key, entry in entries.items() if key != gone}
+        case ("tags", tags):
+            return {key: entry for key, entry in entries.items() if entry[1].isdisjoint(tags)}
+        case ("pattern", pattern):
+            return {key: entry for key, entry in entries.items() if not FITS[pattern](key)}
+        case ("clear",) | ("prefix",):
+            return {}
+    return entries
 
 
-# The gap between COMMIT and the hooks
+def values(entries):
+    return {key: value for key, (value, _) in entries.items()}
 
 
-def change_and_die(folder: str, number: int) -> None:
-    """Changes a row and dies between the COMMIT and the hooks."""
-    os.environ["TEZKOR_TEST_DATABASE"] = f"{folder}/shop.db"
-    cache = cache_in(folder)
-    from django.conf import settings
+class Run:
+    """Runs calls and blocks on a cache, and on a model beside it."""
 
-    settings.DATABASES["default"]["NAME"] = f"{folder}/shop.db"
-    connections["default"].settings_dict["NAME"] = f"{folder}/shop.db"
-    with transaction.atomic():
-        transaction.on_commit(lambda: None)
-        # Before our own: what comes first in the list runs first.
-        with connection.cursor() as cursor:
-            cursor.execute("update product set price = %s", [number])
-        cache.invalidate_tags("product") if number % 2 else cache.delete("price")
+    def __init__(self, cache, other):
+        self.cache = cache
+        self.other = other
+        self.shared = {}  # what all see
+        self.own = {}  # what the transaction sees
+        self.depth = 0
 
-        def die() -> None:
-            Path(folder, "committed").write_text("")
-            os.kill(os.getpid(), signal.SIGKILL)
+    def run(self, calls):
+        for call in calls:
+            if call[0] == "block":
+                self.block(*call[1:])
+            elif call[0] == "query":
+                query()
+            elif call[0] == "fill":
+                self.fill(*call[1:])
+            else:
+                do(self.cache, call)
+                self.change(call)
+            self.check()
 
-        connection.run_on_commit.insert(0, (set(), die, False))
+    def block(self, fails, has_savepoint, calls):
+        before = self.state()
+        outermost = self.depth == 0
+        try:
+            with transaction.atomic(savepoint=has_savepoint or outermost or fails):
+                self.depth += 1
+                self.check()
+                self.run(calls)
+                if fails:
+                    raise Wrong
+        except Wrong:
+            pass
+        self.depth -= 1
+        self.left(before, fails)
+
+    def read(self):
+        one_by_one = {key: value for key in KEYS if (value := self.cache.get(key, self)) is not self}
+        assert self.cache.get_many(KEYS) == one_by_one
+        assert [key for key in KEYS if key in self.cache] == list(one_by_one)
+        return one_by_one
+
+    def others(self):
+        return self.other.submit(self.cache.get_many, KEYS).result()
 
 
-def test_a_worker_that_dies_between_commit_and_hooks_leaves_nothing_stale(tmp_path):
-    database = sqlite3.connect(tmp_path / "shop.db")
-    database.execute("create table product (price integer)")
-    database.execute("insert into product values (0)")
-    database.commit()
-    cache = cache_in(str(tmp_path))
+class LateRun(Run):
+    """TRANSACTIONAL: exactly what the model says, inside and outside."""
 
-    def price() -> int:
-        return int(database.execute("select price from product").fetchone()[0])
+    def state(self):
+        return self.own
 
-    worst = 0.0
-    for number in range(1, 201 if SOAK else 5):
-        cache.set("price", price(), None, tags=["product"])
-        worker = SPAWN.Process(target=change_and_die, args=(str(tmp_path), number), daemon=True)
-        worker.start()
-        # A reader that never rests: it loads what is committed, and keeps it.
-        end = time.monotonic() + 30
-        while not (tmp_path / "committed").exists():
-            assert time.monotonic() < end
-            cache.get_or_set("price", price, None, tags=["product"])
-        (tmp_path / "committed").unlink()
-        visible = time.monotonic()
-        wait_until(
-            lambda number=number: cache.get_or_set("price", price, None, tags=["product"]) == number, 5
+    def change(self, call):
+        self.own = would(self.own, call)
+        if not self.depth:
+            self.shared = self.own
+
+    def fill(self, key, tags):
+        pass  # others see what is loaded inside under a clean key: not a matter of this model
+
+    def left(self, before, fails):
+        if fails:
+            self.own = before
+        if not self.depth:
+            self.shared = self.own
+
+    def check(self):
+        assert self.read() == values(self.own)
+        assert self.others() == values(self.shared)
+
+
+class EarlyRun(Run):
+    """By default: others put the old value back after each call; it is never read inside, nor after the commit."""
+
+    def __init__(self, cache, other):
+        super().__init__(cache, other)
+        self.dirty = []
+
+    def state(self):
+        return None
+
+    def change(self, call):
+        invalidates = call[0] not in ("set", "many")
+        if invalidates and self.depth:
+            self.dirty.append(call)
+        self.other.submit(self.put_back).result()
+
+    def put_back(self):
+        for key in KEYS:
+            self.cache.set(key, "old", tags=["s"])
+
+    def fill(self, key, tags):
+        if self.depth and self.is_dirty(key, set(tags)):
+            self.other.submit(self.cache.delete, key).result()
+            assert self.cache.get_or_set(key, "loaded", tags=tags) == "loaded"
+            assert self.other.submit(self.cache.get, key).result() is None
+
+    def is_dirty(self, key, tags):
+        return any(key not in would({key: (0, tags)}, call) for call in self.dirty)
+
+    def left(self, before, fails):
+        if not self.depth:
+            if not fails:
+                assert not [key for key in self.others() if self.is_dirty(key, {"s"})]
+            self.dirty = []
+
+    def check(self):
+        if self.depth:
+            found = self.read()
+            assert not [key for key in found if found[key] == "old" and self.is_dirty(key, {"s"})]
+
+
+@pytest.mark.parametrize("kind", [LateRun, EarlyRun])
+def test_random_transactions_do_what_the_model_does(kind):
+    cache = made(TRANSACTIONAL=True) if kind is LateRun else made()
+    with ThreadPoolExecutor(1) as other:
+
+        @settings(
+            max_examples=2000 if SOAK else 200,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            database=None,
         )
-        worst = max(worst, time.monotonic() - visible)
-        worker.join()
-        assert price() == number
-    print(f"stale for {worst * 1000:.0f} ms at most (bound 1000)")
-    assert worst < 1
+        @given(blocks)
+        def check(calls):
+            cache.clear()
+            kind(cache, other).run(calls)
+            assert _native.open_transactions(0) == 0
+
+        check()
+
+
+# Processes that are killed between the COMMIT and the hooks
+
+GAP = """
+    import os, signal, sys, time
+    import django
+    django.setup()
+    from django.db import connection, connections, transaction
+    from tezkor import caches
+
+    KILLS, DELAYED, STALE_SECONDS = int(sys.argv[1]), sys.argv[2] == "delayed", 1.0
+
+    def execute(sql, *args):
+        with connection.cursor() as cursor:
+            cursor.execute(sql, args)
+            return cursor.fetchone()[0] if sql.startswith("select") else None
+
+    execute("drop table if exists stock")
+    execute("create table stock (n integer)")
+    execute("insert into stock values (0)")
+    if DELAYED:
+        # The server sleeps amid the COMMIT, before anybody sees what it commits.
+        execute("create or replace function doze() returns trigger language plpgsql as "
+                "$$ begin perform pg_sleep(0.25); return null; end $$")
+        execute("create constraint trigger doze after update on stock deferrable initially deferred "
+                "for each row execute function doze()")
+
+    def committed():
+        return execute("select n from stock")
+
+    def die():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def write(number, commits):
+        cache = caches["late" if number % 2 else "default"]
+        with transaction.atomic():
+            execute("update stock set n = %s", number)
+            if number % 3 == 0:
+                cache.invalidate_tags("stock")
+            elif number % 3 == 1:
+                cache.delete("n")
+            elif number % 2:
+                cache.set("n", number, tags=["stock"])
+            else:
+                cache.delete_pattern("n*")
+            time.sleep(0.03)  # the reader puts the old value back
+            if not DELAYED:
+                connection.run_on_commit.insert(0, (set(), die, False))
+            os.write(commits, b".")
+
+    reader = caches["default"]
+    stale, slowest = [], 0.0
+    for number in range(1, KILLS + 1):
+        reader.get_or_set("n", committed, 3600, tags=["stock"])
+        connections.close_all()
+        ready, commits = os.pipe()
+        child = os.fork()
+        if child == 0:
+            write(number, commits)
+            os._exit(1)
+        os.close(commits)
+        os.set_blocking(ready, False)
+        visible, asked, started = None, None, time.monotonic()
+        while True:
+            now = time.monotonic()
+            if DELAYED and asked is None:
+                try:
+                    os.read(ready, 1)
+                    asked = now
+                except BlockingIOError:
+                    pass
+            elif DELAYED and asked and now > asked + 0.1:
+                os.kill(child, signal.SIGKILL)
+                asked = False
+            if visible is None and committed() == number:
+                visible = time.monotonic()
+            value = reader.get_or_set("n", committed, 3600, tags=["stock"])
+            now = time.monotonic()
+            if value == number and visible is not None:
+                slowest = max(slowest, now - visible)
+                break
+            if visible is not None and now > visible + STALE_SECONDS:
+                stale.append((number, value))
+                break
+            assert now < started + 20, (number, value, committed(), visible)
+            time.sleep(0.001)
+        os.close(ready)
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status), status  # it was killed, and did not come to its hooks
+        # It does not come back either.
+        for _ in range(20):
+            if reader.get_or_set("n", committed, 3600, tags=["stock"]) != number:
+                stale.append((number, "again"))
+            time.sleep(0.001)
+    print("stale", stale, "slowest", round(slowest, 3))
+"""
+
+CACHES = """{
+    'default': {'BACKEND': 'tezkor.backends.TezkorCache'},
+    'late': {'BACKEND': 'tezkor.backends.TezkorCache', 'OPTIONS': {'TRANSACTIONAL': True}},
+}"""
+
+
+def write_settings(project, database):
+    project.settings("shop", CACHES)
+    text = (project.folder / "shop.py").read_text()
+    project.write("shop.py", text + f"DATABASES = {{'default': {database!r}}}\n")
+    project.write("gap.py", GAP)
+
+
+@pytest.fixture
+def on_sqlite(project):
+    name = str(project.folder / "db")
+    write_settings(
+        project,
+        {"ENGINE": "django.db.backends.sqlite3", "NAME": name, "OPTIONS": {"transaction_mode": "IMMEDIATE"}},
+    )
+    return project
+
+
+@pytest.fixture(scope="module")
+def postgresql():
+    pytest.importorskip("psycopg")
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        from servers import Servers
+    finally:
+        sys.path.remove(str(SCRIPTS))
+    with Servers() as servers:
+        folder = servers.postgresql()
+        if folder is None:
+            pytest.skip(f"not run on PostgreSQL: {servers.missing['postgresql']}")
+        yield folder
+
+
+@pytest.fixture
+def on_postgresql(project, postgresql):
+    database = {"HOST": postgresql, "NAME": "postgres", "USER": "postgres"}
+    write_settings(project, {"ENGINE": "django.db.backends.postgresql", **database})
+    return project
+
+
+def kill(project, how):
+    for _ in range(KILLS // 10):
+        said = project.run("gap.py", "10", how)
+        assert said.startswith("stale [] "), said
+
+
+def test_a_worker_killed_after_its_commit_leaves_nothing_stale_on_sqlite(on_sqlite):
+    kill(on_sqlite, "at once")
+
+
+def test_a_worker_killed_after_its_commit_leaves_nothing_stale_on_postgresql(on_postgresql):
+    kill(on_postgresql, "at once")
+
+
+def test_a_worker_killed_amid_its_commit_leaves_nothing_stale_on_postgresql(on_postgresql):
+    kill(on_postgresql, "delayed")
+
+
+def test_a_worker_killed_after_a_rollback_invalidates_nothing(on_sqlite):
+    code = """
+        import os, signal, time
+        import django
+        django.setup()
+        from django.db import transaction
+        from tezkor import caches
+        late = caches["late"]
+        late.set("n", 1, 3600, tags=["stock"])
+        child = os.fork()
+        if child == 0:
+            try:
+                with transaction.atomic():
+                    late.delete("n")
+                    late.invalidate_tags("stock")
+                    late.set("n", 2)
+                    raise KeyError
+            except KeyError:
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(child, 0)
+        for _ in range(60):
+            assert late.get("n") == 1
+            time.sleep(0.01)
+        print("kept", late._sequence())
+    """
+    assert on_sqlite.python(textwrap.dedent(code)).startswith("kept")
+
+
+def test_a_worker_of_a_repeatable_read_keeps_nothing_that_was_overtaken(on_postgresql):
+    code = """
+        import django
+        django.setup()
+        from django.db import connection, connections, transaction
+        from threading import Thread
+        from tezkor import cache
+        with connection.cursor() as cursor:
+            cursor.execute("drop table if exists goods")
+            cursor.execute("create table goods (n integer)")
+            cursor.execute("insert into goods values (1)")
+
+        def read():
+            with connection.cursor() as cursor:
+                cursor.execute("select n from goods")
+                return cursor.fetchone()[0]
+
+        def change():
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute("update goods set n = 2")
+                cache.invalidate_tags("goods")
+            connections.close_all()
+
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute("set transaction isolation level repeatable read")
+            assert read() == 1
+            thread = Thread(target=change)
+            thread.start()
+            thread.join()
+            assert cache.get_or_set("n", read, 60, tags=["goods"]) == 1
+        print(cache.get_or_set("n", read, 60, tags=["goods"]))
+    """
+    assert on_postgresql.python(textwrap.dedent(code)) == "2"
