@@ -78,7 +78,8 @@ class Servers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for process in self.processes:
-            process.send_signal(STOPS.get(Path(process.args[0]).name, signal.SIGTERM))  # type: ignore[index]
+            programs = [Path(part).name for part in process.args]  # type: ignore[union-attr]
+            process.send_signal(next((STOPS[name] for name in programs if name in STOPS), signal.SIGTERM))
         for process in self.processes:
             try:
                 process.wait(5)
@@ -118,8 +119,7 @@ class Servers:
             initdb = [str(postgresql_program("initdb")), "-D", data, "-U", POSTGRESQL_USER]
             initdb += ["--auth=trust", "--no-sync", "-E", "UTF8", "--no-locale"]
             made = subprocess.run(
-                initdb,
-                user=user,
+                as_user(initdb, user),
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -141,8 +141,7 @@ class Servers:
         reason = install(package)
         if reason is None:
             process = subprocess.Popen(
-                [str(shutil.which(command[0])), *command[1:]],
-                user=user,
+                as_user([str(shutil.which(command[0])), *command[1:]], user),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -155,6 +154,14 @@ class Servers:
             self.missing[package] = reason
             return None
         return path
+
+
+def as_user(command: list[str], user: str | None) -> list[str]:
+    """The command, run by another user. (`subprocess` can do that too, but then forks, for which a process with many
+    caches in its memory is too large.)"""
+    if user is None:
+        return command
+    return [str(shutil.which("setpriv")), "--reuid", user, "--regid", user, "--clear-groups", *command]
 
 
 def answering(path: str, process: subprocess.Popen[bytes]) -> str | None:
