@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from asgiref.sync import sync_to_async
 from django.db import connection, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.http import HttpResponse
-from django.test import Client, TestCase, override_settings
+from django.test import Client, TestCase, TransactionTestCase, override_settings
 from django.urls import path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -231,6 +232,15 @@ def test_a_rollback_invalidates_nothing(late):
     assert late.get("k") == 1
 
 
+def test_a_set_that_fails_at_the_commit_leaves_nothing_of_before(late, caplog):
+    late.set("k", "old")
+    with transaction.atomic():
+        late.set("k", "new")
+        connection.run_on_commit[0][1].__self__.batch.changes[0].act = lambda: 1 / 0
+    assert late.get("k") is None
+    assert "could not be done at its commit" in caplog.text
+
+
 def test_a_savepoint_that_is_rolled_back_takes_its_changes_with_it(late):
     with transaction.atomic():
         late.set("k", 1)
@@ -297,8 +307,8 @@ def test_a_savepoint_that_is_rolled_back_makes_no_load_younger(cache):
         with pytest.raises(Wrong), transaction.atomic():
             raise Wrong
         fill(cache)
-        sid = transaction.savepoint()
-        transaction.savepoint_rollback(sid)
+        sid = connection.savepoint()
+        connection.savepoint_rollback(sid)
         fill(cache)
     assert cache.get("k") is None
 
@@ -430,6 +440,11 @@ class InTestCase(TestCase):
         self.assertEqual(fill(self.cache), "loaded")
         self.assertEqual(self.cache.get("k"), "loaded")
 
+    def test_queries_alone_leave_no_hooks(self):
+        with self.captureOnCommitCallbacks() as hooks, transaction.atomic():
+            query()
+        self.assertEqual(hooks, [])
+
     def test_hooks_that_are_captured_do_the_work(self):
         order = []
         transaction.on_commit(lambda: order.append("before the capture"))
@@ -469,6 +484,19 @@ class InTestCase(TestCase):
             query()
             fill(self.cache)
         self.assertEqual(self.cache.get("k"), "loaded")
+
+
+class InTransactionTestCase(TransactionTestCase):
+    """It has no blocks of its own: those of the test are transactions."""
+
+    available_apps = ()
+
+    def test_blocks_commit(self):
+        late = made(TRANSACTIONAL=True)
+        with transaction.atomic():
+            late.set("k", 1)
+            self.assertIsNone(elsewhere(late.get, "k"))
+        self.assertEqual(late.get("k"), 1)
 
 
 def test_durable_blocks_and_blocks_without_savepoints(late):
@@ -519,7 +547,7 @@ def test_transactions_in_threads_of_async_code(late):
                     raise Wrong
         except Wrong:
             pass
-        connections["default"].close()
+        BaseDatabaseWrapper.close(connections["default"])  # its own close() keeps databases in memory
 
     async def main():
         tasks = [

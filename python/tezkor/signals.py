@@ -5,15 +5,21 @@ Bulk operations send no signals: a model whose manager is an ``InvalidatingManag
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any
 
+from django.core.exceptions import ObjectDoesNotExist
 from django.db import models
 from django.db.models.signals import class_prepared, m2m_changed, post_delete, post_save, pre_save
 
+from tezkor import _native
 from tezkor.aliases import caches
 
-# More objects than this are not looked at one by one in a bulk operation: what each names is invalidated in batches.
+logger = logging.getLogger("tezkor")
+
+# So many objects of a bulk operation are asked for in one query: SQLite takes no more than 999 parameters.
 BATCH = 500
 
 # The handles of each model.
@@ -23,36 +29,72 @@ Names = Callable[[Any], Iterable[str]] | Iterable[str] | None
 
 
 def invalidates(
-    model: Any, *, tags: Names = None, keys: Names = None, cache: str = "default"
-) -> Invalidation:
+    model: Any = None,
+    *,
+    tags: Names = None,
+    keys: Names = None,
+    bulk_tags: Iterable[str] | None = None,
+    cache: str = "default",
+) -> Any:
     """Invalidates tags and deletes keys whenever an instance of the model changes.
 
     ``tags`` and ``keys`` are lists, or callables that get the instance and return one. When an instance is
     saved, what they named for the row before is invalidated as well: a product that moves to another category
     leaves the old one's pages. Proxies and subclasses of the model are covered. Returns a handle with
-    ``disconnect()``.
+    ``disconnect()``; without a model, a decorator for one.
+
+    ``bulk_tags`` are invalidated by bulk operations of an ``InvalidatingManager``, in place of what each object
+    names, which then need not be fetched.
 
         invalidates(Product, tags=lambda product: [f"product:{product.pk}", f"category:{product.category_id}"])
     """
-    if not (isinstance(model, type) and issubclass(model, models.Model)):
-        raise TypeError(f"invalidates takes a model class, not {model!r}")
     if tags is None and keys is None:
         raise TypeError("invalidates needs tags= or keys=: what is to be invalidated")
-    for name, given in (("tags", tags), ("keys", keys)):
-        if isinstance(given, str):
-            raise TypeError(f"{name} must be a list of texts or a callable, not one text: write [{given!r}]")
-        if given is not None and not callable(given) and not isinstance(given, (list, tuple, set, frozenset)):
-            raise TypeError(f"{name} must be a list of texts or a callable, not {type(given).__name__}")
-    return Invalidation(model, tags, keys, cache)
+    for name, given in (("tags", tags), ("keys", keys), ("bulk_tags", bulk_tags)):
+        _check(name, given)
+    if cache not in caches:
+        raise ValueError(
+            f"invalidates(cache={cache!r}): CACHES has no such alias; it has {', '.join(caches)}"
+        )
+    if model is None:
+        return lambda model: Invalidation(_checked(model), tags, keys, bulk_tags, cache).model
+    return Invalidation(_checked(model), tags, keys, bulk_tags, cache)
+
+
+def _checked(model: Any) -> type[models.Model]:
+    if not (isinstance(model, type) and issubclass(model, models.Model)):
+        raise TypeError(f"invalidates takes a model class, not {model!r}")
+    if model._meta.abstract:  # type: ignore[attr-defined]
+        raise TypeError(
+            f"invalidates takes a model that has rows; {model.__name__} is abstract: name its subclasses"
+        )
+    return model
+
+
+def _check(name: str, given: Any) -> None:
+    if isinstance(given, str):
+        raise TypeError(f"{name} must be a list of texts or a callable, not one text: write [{given!r}]")
+    if name == "bulk_tags" and callable(given):
+        raise TypeError(
+            "bulk_tags must be a list of texts: there is no instance that a callable could be given"
+        )
+    if given is not None and not callable(given) and not isinstance(given, (list, tuple, set, frozenset)):
+        raise TypeError(f"{name} must be a list of texts or a callable, not {type(given).__name__}")
+    if given is not None and not callable(given) and name != "keys":
+        for tag in given:
+            _native.check_terms((tag,), None)
 
 
 class Invalidation:
     """What changes of a model's instances invalidate, until ``disconnect()``."""
 
-    def __init__(self, model: type[models.Model], tags: Names, keys: Names, cache: str) -> None:
+    def __init__(
+        self, model: type[models.Model], tags: Names, keys: Names, bulk_tags: Iterable[str] | None, cache: str
+    ) -> None:
         self.model = model
         self.tags = tags
         self.keys = keys
+        self.bulk_tags = None if bulk_tags is None else list(bulk_tags)
         self.cache = cache
         self._before = f"_tezkor_{id(self)}"
         _handles.setdefault(model, []).append(self)
@@ -68,7 +110,7 @@ class Invalidation:
         post_delete.connect(self._changed, sender=model, weak=False)
 
     def _prepared(self, sender: Any, **kwargs: Any) -> None:
-        if issubclass(sender, self.model):
+        if self._is_ours(sender):
             self._connect(sender)
 
     def disconnect(self) -> None:
@@ -83,26 +125,26 @@ class Invalidation:
             _handles[self.model].remove(self)
 
     def of(self, instances: Iterable[Any]) -> None:
-        """Invalidates what these instances name, and what they named before."""
-        tags: dict[str, None] = {}
-        keys: dict[Any, None] = {}
+        """Invalidates what these instances name, and what they named before they were saved."""
+        names = Found()
         for instance in instances:
-            for found, names in zip((tags, keys), instance.__dict__.pop(self._before, ((), ())), strict=True):
-                found.update(dict.fromkeys(names))
-            for found, names in zip((tags, keys), self.named(instance), strict=True):
-                found.update(dict.fromkeys(names))
-        self._invalidate(list(tags), list(keys))
+            names.add(instance.__dict__.pop(self._before, ((), ())))
+            names.add(self.named(instance))
+        self.invalidate(names)
 
     def named(self, instance: Any) -> tuple[Sequence[str], Sequence[str]]:
         """The tags and keys of an instance as it is now."""
         return _names(self.tags, instance), _names(self.keys, instance)
 
-    def _invalidate(self, tags: list[str], keys: list[Any]) -> None:
+    def invalidate(self, names: Found) -> None:
+        """Invalidates what was found."""
         cache = caches[self.cache]
-        if tags:
-            cache.invalidate_tags(*tags)
-        if keys:
-            cache.delete_many(keys)
+        # A backend without tags, such as Django's in a project's test settings, holds nothing that has any.
+        invalidate_tags = getattr(cache, "invalidate_tags", None)
+        if names.tags and invalidate_tags is not None:
+            invalidate_tags(*names.tags)
+        if names.keys:
+            cache.delete_many(list(names.keys))
 
     def _is_ours(self, sender: Any) -> bool:
         return isinstance(sender, type) and issubclass(sender, self.model)
@@ -117,35 +159,60 @@ class Invalidation:
         if before is not None:
             instance.__dict__[self._before] = self.named(before)
 
-    def _changed(self, sender: Any, instance: Any, **kwargs: Any) -> None:
-        self.of([instance])
+    def _changed(self, sender: Any, instance: Any, raw: bool = False, **kwargs: Any) -> None:
+        try:
+            self.of([instance])
+        except ObjectDoesNotExist as error:
+            if not raw:
+                raise
+            # loaddata: what the instance refers to may come later in the fixture.
+            logger.warning(
+                "%r could not tell what %s %r names: %s", self, sender.__name__, instance.pk, error
+            )
 
     def _related(
-        self, sender: Any, instance: Any, action: str, model: Any, pk_set: Any = None, **kwargs: Any
+        self,
+        sender: Any,
+        instance: Any,
+        action: str,
+        model: Any,
+        pk_set: Any = None,
+        using: Any = None,
+        **kwargs: Any,
     ) -> None:
         if action not in ("post_add", "post_remove", "pre_clear", "post_clear"):
             return
         if self._is_ours(type(instance)):
             self.of([instance])
         if self._is_ours(model):
-            if pk_set:
-                self.of(model._base_manager.filter(pk__in=pk_set))
-            elif action == "pre_clear":
-                # Afterwards nobody knows which they were.
-                for field in (*instance._meta.many_to_many, *instance._meta.related_objects):
-                    through = (
-                        getattr(field, "remote_field", field)
-                        if field in instance._meta.many_to_many
-                        else field
-                    )
-                    if getattr(through, "through", None) is sender:
-                        name = (
-                            field.name if field in instance._meta.many_to_many else field.get_accessor_name()
-                        )
-                        self.of(getattr(instance, name).all())
+            if action == "pre_clear":
+                # Afterwards nobody knows which they were. Django clears in a transaction, whose commit repeats it.
+                self.of(_on_the_other_side(sender, instance))
+            for batch in _batches(pk_set or ()):
+                self.of(model._base_manager.using(using).filter(pk__in=batch))
 
     def __repr__(self) -> str:
         return f"<invalidates {self.model.__name__}>"
+
+
+class Found:
+    """Tags and keys, each once."""
+
+    def __init__(self, tags: Iterable[str] = ()) -> None:
+        self.tags: dict[str, None] = dict.fromkeys(tags)
+        self.keys: dict[Any, None] = {}
+
+    def add(self, names: tuple[Sequence[str], Sequence[str]]) -> None:
+        self.tags.update(dict.fromkeys(names[0]))
+        self.keys.update(dict.fromkeys(names[1]))
+
+
+def _on_the_other_side(through: Any, instance: Any) -> Iterable[Any]:
+    for field in instance._meta.get_fields(include_hidden=True):
+        if field.many_to_many and (field if field.auto_created else field.remote_field).through is through:
+            name = field.get_accessor_name() if field.auto_created else field.name
+            yield from getattr(instance, name).all()
+            return
 
 
 def _family(model: type[models.Model]) -> list[type[models.Model]]:
@@ -166,60 +233,59 @@ def _names(given: Names, instance: Any) -> Sequence[str]:
     return tuple(found)
 
 
-def _of_model(model: type[models.Model]) -> list[Invalidation]:
-    return [handle for owner, handles in _handles.items() if issubclass(model, owner) for handle in handles]
+def _batches(values: Iterable[Any]) -> Iterable[list[Any]]:
+    left = iter(values)
+    while batch := list(islice(left, BATCH)):
+        yield batch
 
 
 class InvalidatingQuerySet(models.QuerySet):  # type: ignore[misc]
     """A queryset whose bulk operations invalidate what ``invalidates(model, ...)`` names for each object.
 
-    ``update`` and ``delete`` fetch the objects before; ``bulk_create`` and ``bulk_update`` know them.
-    ``_raw_delete`` and raw SQL are not seen.
+    ``update`` fetches the objects before and after, ``bulk_create`` knows them. ``bulk_update`` and the async twins
+    go through these, and for ``delete`` Django sends a signal for each object. What rows named before a
+    ``bulk_create(update_conflicts=True)`` is not known; ``_raw_delete`` and raw SQL are not seen.
     """
 
     def update(self, **values: Any) -> int:
         handles = _of_model(self.model)
-        if not handles or self.query.is_sliced:
+        if not handles or self.query.is_sliced:  # Django refuses these
             return int(super().update(**values))
-        before = list(self._fetched())
-        count = super().update(**values)
-        _invalidate(handles, before)
-        again = self.model._base_manager.using(self.db)
-        for start in range(0, len(before), BATCH):
-            pks = [instance.pk for instance in before[start : start + BATCH]]
-            _invalidate(handles, again.filter(pk__in=pks))
-        return int(count)
+        self._for_write = True  # what is fetched comes from where it is written
+        found = {handle: Found(handle.bulk_tags or ()) for handle in handles}
+        pks: list[Any] = []
+        if any(handle.bulk_tags is None for handle in handles):
+            pks = list(self.order_by().values_list("pk", flat=True))
+        self._find(found, pks)
+        count = int(super().update(**values))
+        self._find(found, pks)
+        for handle, names in found.items():
+            handle.invalidate(names)
+        return count
 
     update.alters_data = True  # type: ignore[attr-defined]
 
-    async def aupdate(self, **values: Any) -> int:
-        from asgiref.sync import sync_to_async
-
-        return await sync_to_async(self.update)(**values)
-
-    aupdate.alters_data = True  # type: ignore[attr-defined]
-
     def bulk_create(self, objs: Iterable[Any], *args: Any, **kwargs: Any) -> list[Any]:
         created: list[Any] = super().bulk_create(objs, *args, **kwargs)
-        _invalidate(_of_model(self.model), created)
+        for handle in _of_model(self.model):
+            if handle.bulk_tags is None:
+                handle.of(created)
+            else:
+                handle.invalidate(Found(handle.bulk_tags))
         return created
 
-    def bulk_update(self, objs: Iterable[Any], fields: Any, *args: Any, **kwargs: Any) -> int:
-        changed = list(objs)
-        count: int = super().bulk_update(changed, fields, *args, **kwargs)
-        _invalidate(_of_model(self.model), changed)
-        return count
+    bulk_create.alters_data = True  # type: ignore[attr-defined]
 
-    bulk_update.alters_data = True  # type: ignore[attr-defined]
-
-    def _fetched(self) -> Any:
-        return self._chain().order_by()
+    def _find(self, found: dict[Invalidation, Found], pks: list[Any]) -> None:
+        for batch in _batches(pks):
+            for instance in self.model._base_manager.using(self.db).filter(pk__in=batch):
+                for handle, names in found.items():
+                    if handle.bulk_tags is None:
+                        names.add(handle.named(instance))
 
 
-def _invalidate(handles: list[Invalidation], instances: Iterable[Any]) -> None:
-    found = list(instances)
-    for handle in handles:
-        handle.of(found)
+def _of_model(model: type[models.Model]) -> list[Invalidation]:
+    return [handle for owner, handles in _handles.items() if issubclass(model, owner) for handle in handles]
 
 
 InvalidatingManager = models.Manager.from_queryset(InvalidatingQuerySet, "InvalidatingManager")

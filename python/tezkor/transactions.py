@@ -113,6 +113,20 @@ def has_invalidated(cache: Any, tags: Iterable[str], full_key: str | None = None
     return is_changed or view.is_emptied or not view.tags.isdisjoint(tags)
 
 
+def open_changes() -> int:
+    """How many transactions of this process have changed something; the others need not be asked."""
+    return _native.open_transactions(0)
+
+
+def held(cache: Any, full_key: str) -> Any:
+    """What own reads are told of a key that the open transactions of this thread have changed: the encoded value
+    and the tags; False: that it is not there; None: they have not changed it."""
+    transaction = _transaction() if open_changes() > 0 else None
+    view = transaction.views.get(cache.location) if transaction is not None else None
+    said = None if view is None else view.says(cache._get.__self__, full_key)
+    return said if view is None or not said else view.keys[full_key][:2]  # type: ignore[index]
+
+
 def birth(cache: Any) -> int | None:
     """The logical time of the oldest snapshot that a load of this thread may read from; None: now."""
     if not open_births:
@@ -179,9 +193,21 @@ class Change:
 
     def commit(self, is_whole: bool) -> None:
         """Does it. Where not all databases have committed, what was set is not true as a whole: it is deleted."""
-        if self.written is None or is_whole:
+        if self.written is None:
             self.act()
-        elif self.drop is not None:
+            return
+        if is_whole:
+            try:
+                self.act()
+                return
+            except Exception:
+                # What was there before is not to be served for what could not be stored.
+                self._drop()
+                raise
+        self._drop()
+
+    def _drop(self) -> None:
+        if self.drop is not None:
             self.drop()
         else:
             for full_key in self.full_keys:
