@@ -278,6 +278,67 @@ def test_many_changes_are_one_hook(cache, late):
         assert [late.get(f"k{number}") for number in range(2000)] == list(range(2000))
 
 
+def test_add_touch_and_incr_go_on_from_what_the_transaction_has_changed(late):
+    late.set_many({"k": 1, "l": 1})
+    with transaction.atomic():
+        assert late.add("new", 1)  # at once: it was not changed here
+        assert elsewhere(late.get, "new") == 1
+        late.delete("k")
+        assert late.add("k", 5)
+        assert not late.add("k", 6)
+        assert late.incr("k", 2) == 7
+        assert late.decr("k") == 6
+        assert late.incr("counter", default=10) == 11
+        assert late.get("k") == 6
+        assert late.touch("k", 100)
+        assert elsewhere(late.get_many, ["k", "counter"]) == {"k": 1, "counter": 11}
+        late.set("l", 2)
+        assert late.touch("l", 0)
+        assert late.get("l") is None
+        assert not late.touch("l")
+        with pytest.raises(ValueError, match="Key 'l' not found"):
+            late.incr("l")
+    assert late.get_many(["k", "l", "counter"]) == {"k": 6, "counter": 11}
+    assert 95 <= late.ttl("k") <= 100
+
+
+def test_by_default_own_reads_see_what_was_set_after_an_invalidation(cache):
+    with transaction.atomic():
+        cache.delete_many(["k", "l", "m", "n"])
+        cache.set("k", [1], tags=(tag for tag in "t"))
+        assert elsewhere(cache.get, "k") == [1]
+        assert cache.get("k") == [1]
+        cache.set_many({"l": 2})
+        assert cache.add("m", 3)
+        assert cache.get_many(["k", "l", "m", "n"]) == {"k": [1], "l": 2, "m": 3}
+        assert cache.incr("m") == 4
+        assert cache.get("m") == 4
+        assert cache.touch("m", 0)
+        assert cache.get("m") is None
+        cache.invalidate_tags("t")
+        assert cache.get("k") is None
+        cache.set("k", 5, timeout=0)
+        assert cache.get("k") is None
+    assert cache.get_many(["k", "l", "m", "n"]) == {}
+
+
+def test_tags_of_a_deferred_set_may_be_any_iterable(late):
+    with transaction.atomic():
+        late.set("k", 1, tags=(tag for tag in "t"))
+    late.invalidate_tags("t")
+    assert late.get("k") is None
+
+
+def test_what_a_loader_deletes_is_not_stored_afterwards(late):
+    def loader():
+        late.delete("k")
+        return 1
+
+    with transaction.atomic():
+        assert late.get_or_set("k", loader) == 1
+        assert elsewhere(late.get, "k") is None
+
+
 # Births
 
 
@@ -728,14 +789,19 @@ class EarlyRun(Run):
     def __init__(self, cache, other):
         super().__init__(cache, other)
         self.dirty = []
+        self.mine = {}  # what the transaction has set after it had invalidated it
 
     def state(self):
         return None
 
     def change(self, call):
-        invalidates = call[0] not in ("set", "many")
-        if invalidates and self.depth:
+        if self.depth and call[0] in ("set", "many"):
+            for key, (value, tags) in would({}, call).items():
+                if key in self.mine or self.is_dirty(key, tags):
+                    self.mine[key] = (value, tags)
+        elif self.depth:
             self.dirty.append(call)
+            self.mine = would(self.mine, call)
         self.other.submit(self.put_back).result()
 
     def put_back(self):
@@ -743,7 +809,7 @@ class EarlyRun(Run):
             self.cache.set(key, "old", tags=["s"])
 
     def fill(self, key, tags):
-        if self.depth and self.is_dirty(key, set(tags)):
+        if self.depth and key not in self.mine and self.is_dirty(key, set(tags)):
             self.other.submit(self.cache.delete, key).result()
             assert self.cache.get_or_set(key, "loaded", tags=tags) == "loaded"
             assert self.other.submit(self.cache.get, key).result() is None
@@ -755,11 +821,12 @@ class EarlyRun(Run):
         if not self.depth:
             if not fails:
                 assert not [key for key in self.others() if self.is_dirty(key, {"s"})]
-            self.dirty = []
+            self.dirty, self.mine = [], {}
 
     def check(self):
         if self.depth:
             found = self.read()
+            assert values(self.mine).items() <= found.items()
             assert not [key for key in found if found[key] == "old" and self.is_dirty(key, {"s"})]
 
 

@@ -124,7 +124,7 @@ class TezkorCache(Verbs):
     ) -> None:
         """Store a value: ``tags`` are names it depends on, ``stale`` seconds after the timeout it may serve while
         it is loaded."""
-        if loads.open_blocks or self.is_transactional:
+        if loads.open_blocks or self.is_transactional or transactions.open_changes() > 0:
             return self._set_within(key, value, timeout, version, tags, stale)
         if tags is None and stale is None:
             return self._set(key, value, timeout, version)
@@ -142,7 +142,9 @@ class TezkorCache(Verbs):
         tags = tags and list(tags)
         if self.is_transactional and self._defer(data, timeout, version, tags, stale):
             return []
-        return self._set_many(data, timeout, version, tags, stale)
+        failed = self._set_many(data, timeout, version, tags, stale)
+        self._remember(data, timeout, version, tags)
+        return failed
 
     def add(
         self,
@@ -154,10 +156,30 @@ class TezkorCache(Verbs):
         tags: Iterable[str] | None = None,
         stale: float | None = None,
     ) -> bool:
-        return self._add(key, value, timeout, version, tags, stale)
+        held = self._held(key, version)
+        if held is None:
+            return self._add(key, value, timeout, version, tags, stale)
+        if self.is_transactional:
+            if not held:
+                self.set(key, value, timeout, version, tags=tags, stale=stale)
+            return not held
+        tags = tags and list(tags)
+        added = self._add(key, value, timeout, version, tags, stale)
+        if added:
+            self._remember({key: value}, timeout, version, tags)
+        return added
 
     def touch(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> bool:
-        return self._touch(key, timeout, version)
+        held = self._held(key, version)
+        if held is None:
+            return self._touch(key, timeout, version)
+        there = bool(held) if self.is_transactional else self._touch(key, timeout, version)
+        if held:
+            lasting = self.lasting(timeout)
+            if lasting is not None and lasting is not DEFAULT_TIMEOUT and lasting <= 0:
+                held = (None, None)
+            self._change_own(key, version, held, partial(self._touch, key, timeout, version))
+        return there
 
     def delete(self, key: Any, version: Any = None) -> bool:
         if transactions.is_open():
@@ -198,13 +220,25 @@ class TezkorCache(Verbs):
         """Add to a number and keep its time to live; atomic between processes. Where there is none, ``default``
         is added to, and stored for ``timeout`` seconds."""
         if default is None:
-            return self._incr(key, delta, version)
+            return self._incr_own(key, delta, version)
         for _ in range(100):
             try:
-                return self._incr(key, delta, version)
+                return self._incr_own(key, delta, version)
             except ValueError:
                 self.add(key, default, timeout, version)
-        return self._incr(key, delta, version)
+        return self._incr_own(key, delta, version)
+
+    def _incr_own(self, key: Any, delta: Any, version: Any) -> Any:
+        held = self._held(key, version)
+        if held is None or not (held or self.is_transactional):
+            return self._incr(key, delta, version)
+        if not held:
+            raise ValueError(f"Key '{key}' not found")
+        data, tags = held
+        value = _native.decode(data) + delta if self.is_transactional else self._incr(key, delta, version)
+        again = partial(self._incr, key, delta, version)
+        self._change_own(key, version, (_native.encode(value), tags), again)
+        return value
 
     def decr(
         self,

@@ -301,8 +301,8 @@ def _run(
 def _store(
     cache: Any, load: Load, value: Any, timeout: Any, tags: Any, stale: Any
 ) -> Generator[Any, Any, bool]:
-    """Stores what a load brought, unless the caller's transaction has invalidated one of its tags."""
-    if tags and transactions.has_invalidated(cache, tags):
+    """Stores what a load brought, unless the caller's transaction has changed the key or invalidated a tag."""
+    if transactions.open_changes() > 0 and transactions.has_invalidated(cache, tags or (), load.full_key):
         load.end()
         return False
     arguments = (value, cache.lasting(timeout), tags or None, stale)

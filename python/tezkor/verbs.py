@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
@@ -51,7 +52,9 @@ class Verbs(AsyncTwins):
         if block is not None:
             block.set(value, timeout, tags, stale)
         elif not self.is_transactional or not self._defer({key: value}, timeout, version, tags, stale):
+            tags = tags and list(tags)
             self._set(key, value, timeout, version, tags, stale)
+            self._remember({key: value}, timeout, version, tags)
 
     def _defer(
         self, data: Mapping[Any, Any], timeout: Any, version: Any, tags: Any, stale: float | None
@@ -59,23 +62,57 @@ class Verbs(AsyncTwins):
         """Leaves a set to the commit of the transaction that this thread is in; False when it is in none."""
         if not transactions.is_open():
             return False
-        _native.check_terms(tags, stale)
+        kept = None if tags is None else list(tags)
+        _native.check_terms(kept, stale)
         timeout = self.lasting(timeout)
         encoded = {key: _native.encode(value) for key, value in data.items()}
-        kept = None if tags is None else list(tags)
 
         def act() -> None:
             values = {key: _native.decode(data) for key, data in encoded.items()}
             self._set_many(values, timeout, version, kept, stale)
 
-        def written() -> dict[str, tuple[Any, Any]]:
-            gone = timeout is not None and timeout is not DEFAULT_TIMEOUT and timeout <= 0
-            return {
-                self._make_full_key(key, version): (None if gone else data, kept)
-                for key, data in encoded.items()
-            }
+        return transactions.write(
+            self,
+            act,
+            lambda: self._written(encoded, timeout, version, kept),
+            lambda: self._delete_many(list(encoded), version),
+        )
 
-        return transactions.write(self, act, written)
+    def _remember(self, data: Mapping[Any, Any], timeout: Any, version: Any, tags: Any) -> None:
+        """Own reads of what this transaction had invalidated see what it has set since."""
+        if transactions.open_changes() <= 0:
+            return
+
+        def written() -> transactions.Written:
+            encoded = {key: _native.encode(value) for key, value in data.items()}
+            return self._written(encoded, self.lasting(timeout), version, tags)
+
+        transactions.remember(self, written)
+
+    def _written(
+        self, encoded: Mapping[Any, bytes], timeout: Any, version: Any, tags: Any
+    ) -> transactions.Written:
+        gone = timeout is not None and timeout is not DEFAULT_TIMEOUT and timeout <= 0
+        return {
+            self._make_full_key(key, version): (None if gone else data, tags) for key, data in encoded.items()
+        }
+
+    def _held(self, key: Any, version: Any) -> Any:
+        """What this transaction has made of a key: bytes and tags; False: nothing; None: it has not changed it."""
+        if transactions.open_changes() <= 0:
+            return None
+        return transactions.held(self, self._make_full_key(key, version))
+
+    def _change_own(self, key: Any, version: Any, held: Any, act: Callable[[], Any]) -> None:
+        """Has own reads see what `add`, `touch` or `incr` did to a key that this transaction had changed.
+
+        A transactional alias does it at the commit, after what was called before; others have done it.
+        """
+        written = {self._make_full_key(key, version): held}
+        if not self.is_transactional:
+            transactions.remember(self, lambda: written)
+        else:
+            transactions.write(self, act, lambda: written, partial(self._delete, key, version))
 
     async def _answer(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return method(*args, **kwargs) if self._near else await away(method, *args, **kwargs)
