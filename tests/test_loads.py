@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.exceptions import ObjectDoesNotExist, PermissionDenied
+from django.http import Http404
 from test_processes import PROCESSES, SPAWN, cache_in, say, together
 
 import tezkor
@@ -125,6 +127,18 @@ def test_a_failing_loader_stores_nothing_and_those_who_wait_get_its_exception(ca
     assert loader.runs == 1
     assert not cache.has_key("k")
     assert cache.get_or_set("k", lambda: "back") == "back"
+
+
+@pytest.mark.parametrize("answer", [Http404, ObjectDoesNotExist, PermissionDenied])
+def test_an_exception_that_is_an_answer_makes_nobody_wait(cache, answer):
+    cache.set("k", "old", 0.01, stale=60)
+    time.sleep(0.02)
+    loader = Loader(error=answer())
+    for _ in range(3):
+        with pytest.raises(answer):
+            cache.get_or_set("k", loader)
+        assert cache.stats()["loads_claimed"] == 0, "others would wait for the end of a back-off"
+    assert loader.runs == 3
 
 
 def test_a_stale_value_is_served_when_the_loader_fails_and_the_source_rests(cache):
@@ -443,6 +457,7 @@ def test_a_bracket_protects_a_get_and_a_set(cache):
     assert cache.get("k") == "by hand"
     with cache.load("k") as block:
         assert not block.missing
+        assert block.value == "by hand"
     cache.invalidate_tags("t")
     with cache.load("k"):
         cache.delete("k")  # somebody else, meanwhile

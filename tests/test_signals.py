@@ -149,6 +149,20 @@ def test_many_to_many_changes_invalidate_both_sides(cache):
     assert after(lambda: user.groups.clear()) == "ghu"
 
 
+def test_many_to_many_rows_are_asked_for_before_a_delete(cache):
+    tezkor.invalidates(
+        User,
+        tags=lambda user: [group.name for group in user.groups.all()] if user.pk else [],
+        cache=cache._alias,
+    )
+    for delete in (lambda user: user.delete(), lambda user: User.objects.filter(pk=user.pk).delete()):
+        user, group = User.objects.create(username="u"), made(f"g{id(delete)}")
+        user.groups.add(group)
+        fill(cache, group.name)
+        delete(user)
+        assert gone(cache, group.name)[0], "what it was linked to is still served"
+
+
 def test_a_cascade_invalidates_too(cache):
     permissions = tezkor.invalidates(
         Permission, tags=lambda permission: [permission.codename], cache=cache._alias

@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 
 from asgiref.sync import sync_to_async
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
-from django.core.exceptions import SynchronousOnlyOperation
+from django.core.exceptions import ObjectDoesNotExist, PermissionDenied, SynchronousOnlyOperation
+from django.http import Http404
 
 from tezkor import _native, transactions
 from tezkor._native import Load
@@ -284,8 +285,8 @@ def _run(
         except BaseException as error:
             flight.error = error
             if isinstance(error, Exception):
-                load.fail()
-                if load.has_value:
+                _fail(load, error)
+                if load.has_value and not _is_answer(error):
                     flight.error, flight.outcome = None, load.value
                     return load.value
             else:
@@ -296,6 +297,20 @@ def _run(
         if where is not None and _flights.get(where) is flight:
             del _flights[where]
         flight.done.set()
+
+
+def _is_answer(error: BaseException) -> bool:
+    """Whether an exception says what the source has (nothing, or nothing for this user), and not that it fails."""
+    return isinstance(error, (Http404, ObjectDoesNotExist, PermissionDenied))
+
+
+def _fail(load: Load, error: BaseException) -> None:
+    """Ends a load that raised. Only a source that fails is left alone for a while: who asks for what is not there
+    must not make others wait."""
+    if _is_answer(error):
+        load.end()
+    else:
+        load.fail()
 
 
 def _store(
@@ -387,8 +402,8 @@ def _run_many(
             for key, load in own.items():
                 flights[key].error = error
                 if isinstance(error, Exception):
-                    load.fail()
-                    if load.has_value:
+                    _fail(load, error)
+                    if load.has_value and not _is_answer(error):
                         flights[key].error = None
                         stale[key] = load.value
                 else:
@@ -637,6 +652,8 @@ class Bracket:
     cache: Any
     key: Any
     version: Any = None
+    # What was found at the beginning; None where it is missing. A later get may miss it.
+    value: Any = None
     _load: Load | None = field(default=None, repr=False)
     _flight: Flight | None = field(default=None, repr=False)
     _tokens: tuple[Any, Any] | None = field(default=None, repr=False)
@@ -656,6 +673,7 @@ class Bracket:
         while True:
             found = begin(self.cache, self.key, self.version, 1.0)
             if type(found) is not Load:
+                self.value = found
                 return None
             if not found.is_busy:
                 return found
@@ -689,7 +707,7 @@ class Bracket:
         _blocks.reset(self._tokens[0])
         _holding.reset(self._tokens[1])
         if error is not None and isinstance(error, Exception):
-            self._load.fail()
+            _fail(self._load, error)
         else:
             self._load.end()
 
@@ -701,6 +719,7 @@ class NoBracket:
     """A block that protects nothing, where nothing is kept."""
 
     missing = True
+    value = None
     token = 1
 
     def set(self, value: Any, *terms: Any, **more: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from django.core.exceptions import ObjectDoesNotExist
 from django.db import models
-from django.db.models.signals import class_prepared, m2m_changed, post_delete, post_save, pre_save
+from django.db.models.signals import class_prepared, m2m_changed, post_delete, post_save, pre_delete, pre_save
 
 from tezkor import _native
 from tezkor.aliases import caches
@@ -107,6 +107,8 @@ class Invalidation:
         # For these senders alone: a receiver for all models would cost every model its fast deletes.
         pre_save.connect(self._saving, sender=model, weak=False)
         post_save.connect(self._changed, sender=model, weak=False)
+        # Before, since afterwards many-to-many rows are gone; and after, when a load no longer finds the row.
+        pre_delete.connect(self._deleting, sender=model, weak=False)
         post_delete.connect(self._changed, sender=model, weak=False)
 
     def _prepared(self, sender: Any, **kwargs: Any) -> None:
@@ -118,6 +120,7 @@ class Invalidation:
         for each in _family(self.model):
             pre_save.disconnect(self._saving, sender=each)
             post_save.disconnect(self._changed, sender=each)
+            pre_delete.disconnect(self._deleting, sender=each)
             post_delete.disconnect(self._changed, sender=each)
         class_prepared.disconnect(self._prepared)
         m2m_changed.disconnect(self._related)
@@ -158,6 +161,9 @@ class Invalidation:
         before = sender._base_manager.using(using).filter(pk=instance.pk).first()
         if before is not None:
             instance.__dict__[self._before] = self.named(before)
+
+    def _deleting(self, sender: Any, instance: Any, **kwargs: Any) -> None:
+        instance.__dict__[self._before] = self.named(instance)
 
     def _changed(self, sender: Any, instance: Any, raw: bool = False, **kwargs: Any) -> None:
         try:

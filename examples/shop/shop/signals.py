@@ -10,7 +10,7 @@
 `QuerySet.update()` sends no signals: change prices with `Film.change_price`, as the admin's action does.
 """
 
-from django.db.models.signals import post_save, pre_delete
+from django.db.models.signals import post_delete, post_save
 from django.dispatch import receiver
 
 from .caching import HAS_TAGS, cache
@@ -39,12 +39,7 @@ else:
     from . import receivers  # noqa: F401  (connects them)
 
 
-@receiver(post_save, sender=Film)
-def film_comes(created, raw, **kwargs):
-    if created and not raw:
+@receiver([post_save, post_delete], sender=Film)
+def film_comes_or_goes(created=True, **kwargs):
+    if created:  # a change of a film leaves them as they are
         cache.invalidate_tags("films")
-
-
-@receiver(pre_delete, sender=Film)
-def film_goes(instance, **kwargs):
-    cache.invalidate_tags("films", *film_tags(instance))  # afterwards nobody knows its genres
