@@ -8,12 +8,15 @@ import os
 import signal
 import threading
 import time
+import traceback
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.exceptions import ObjectDoesNotExist, PermissionDenied
+from django.db import transaction
 from django.http import Http404
 from test_processes import PROCESSES, SPAWN, cache_in, say, together
 
@@ -318,10 +321,10 @@ def test_exceptions_reach_tasks_that_wait(cache):
 def test_stale_values_are_refreshed_in_the_background(cache):
     cache.set("k", "old", 0.01, stale=60)
     time.sleep(0.02)
-    loader = Loader("new", 0.05)
+    loader = Loader("new", 0.5)
     started = time.monotonic()
     assert cache.get_or_set("k", loader, stale=60, background=True) == "old"
-    assert time.monotonic() - started < 0.05
+    assert time.monotonic() - started < 0.4
     wait_until(lambda: cache.get("k") == "new")
     assert loader.runs == 1
     threads = [thread for thread in threading.enumerate() if thread.name == "tezkor-load"]
@@ -529,6 +532,351 @@ def test_what_cannot_be_pickled_is_an_error_and_holds_up_nobody(cache):
     found = in_threads(lambda: cache.get_or_set("k", lambda: (each for each in ())), 4)
     assert all(isinstance(each, TypeError) for each in found), found
     assert cache.get_or_set("k", lambda: 1) == 1
+
+
+# Limits, batches and what is told to those who wait
+
+
+def test_a_limit_holds_for_those_who_wait_too(cache):
+    slow = Loader(seconds=2)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(cache.get_or_set, "k", slow)
+        assert slow.begun.wait(5)
+        started = time.monotonic()
+        with pytest.raises(tezkor.LoadTimeout):
+            cache.get_or_set("k", slow, hard_timeout=0.05)
+        with pytest.raises(tezkor.LoadTimeout):
+            cache.get_many_or_set(["k"], slow, hard_timeout=0.05)
+        with pytest.raises(tezkor.LoadTimeout):
+            asyncio.run(cache.aget_or_set("k", slow, hard_timeout=0.05))
+        assert time.monotonic() - started < 1.8
+    assert slow.runs == 1
+    assert cache.get("k") == "loaded"
+
+
+def test_limits_hold_for_a_plain_function_in_a_loop_which_goes_on(cache):
+    async def scene():
+        await cache.aset("old", "old", 0.01, stale=60)
+        await asyncio.sleep(0.03)
+        with pytest.raises(tezkor.LoadTimeout):
+            await cache.aget_or_set("hard", Loader("late", 0.3), hard_timeout=0.05)
+        started = time.monotonic()
+        assert await cache.aget_or_set("old", Loader("new", 0.3), background=True) == "old"
+        await asyncio.sleep(0.01)
+        assert time.monotonic() - started < 0.2
+        # What a plain function returns may have to be awaited, in the loop that it was called from.
+        loop = asyncio.get_running_loop()
+
+        async def inner():
+            assert asyncio.get_running_loop() is loop
+            return "awaited"
+
+        assert await cache.aget_or_set("awaited", lambda: inner(), hard_timeout=5) == "awaited"
+        with pytest.raises(ZeroDivisionError):
+            await cache.aget_or_set("error", lambda: 1 / 0, hard_timeout=5)
+
+    asyncio.run(scene())
+    wait_until(lambda: cache.get("hard") == "late" and cache.get("old") == "new")
+
+
+def test_slow_loads_leave_threads_for_others(cache):
+    """One that outlives its limit keeps its thread; with a handful of threads and a queue, all loads came late."""
+    for number in range(8):
+        with pytest.raises(tezkor.LoadTimeout):
+            cache.get_or_set(f"slow{number}", Loader(seconds=2), hard_timeout=0.01)
+    assert cache.get_or_set("quick", lambda: 1, hard_timeout=1.5) == 1
+    wait_until(lambda: len(cache.keys("slow*")) == 8)
+
+
+def test_two_loads_that_come_at_once_do_not_share_one_idle_thread(cache):
+    cache.get_or_set("warm", lambda: 1, hard_timeout=5)
+    wait_until(lambda: loads._threads.idle > 0)
+    both = threading.Barrier(loads._threads.idle + 2)
+    with loads._threads.changed:  # so that none of those that are idle begins before all have come
+        for _ in range(both.parties - 1):
+            loads._threads.submit(loads.only(both.wait))
+    both.wait(5)
+
+
+def test_when_all_threads_are_at_work_a_load_runs_in_the_callers(cache, monkeypatch):
+    monkeypatch.setattr(loads, "_threads", loads.Threads())
+    monkeypatch.setattr(loads, "MOST_THREADS", 1)
+    names = []
+
+    def outer():
+        return cache.get_or_set(
+            "inner", lambda: names.append(threading.current_thread().name), hard_timeout=0.5
+        )
+
+    cache.get_or_set("outer", outer, hard_timeout=2)
+    assert names == ["tezkor-load"]
+    assert cache.has_key("inner"), "a load waited for the thread that waited for it"
+
+    cache.set("old", "old", 0.01, stale=60)
+    time.sleep(0.03)
+    busy = Loader(seconds=0.2)
+    with pytest.raises(tezkor.LoadTimeout):
+        cache.get_or_set("busy", busy, hard_timeout=0.01)
+    assert cache.get_or_set("old", lambda: "new", background=True) == "old"
+    assert not loads._flights.keys() - {(*cache.place, cache.make_key("busy"))}
+    wait_until(lambda: cache.get("busy") == "loaded")
+    time.sleep(0.05)
+    cache.get_or_set("old", lambda: "new", background=True)
+    wait_until(lambda: cache.get("old") == "new")
+
+
+def test_within_a_transaction_a_loader_runs_on_its_connection(cache):
+    """Another thread would not see what this one has written."""
+    threads = []
+
+    def loader():
+        threads.append(threading.current_thread())
+        return "new"
+
+    cache.set("background", "old", 0.01, stale=60)
+    cache.set("soft", "old", 0.01, stale=60)
+    time.sleep(0.03)
+    with transaction.atomic():
+        assert cache.get_or_set("hard", loader, hard_timeout=5) == "new"
+        assert cache.get_or_set("background", loader, background=True) == "new"
+        assert cache.get_or_set("soft", loader, soft_timeout=5) == "new"
+    assert threads == [threading.current_thread()] * 3
+
+
+def test_what_one_transaction_wrote_is_not_handed_to_those_who_wait():
+    cache = TezkorCache("", {"OPTIONS": {"TRANSACTIONAL": True}})
+    begun = threading.Event()
+
+    def uncommitted():
+        begun.set()
+        time.sleep(0.2)
+        return "uncommitted"
+
+    with ThreadPoolExecutor(1) as pool, transaction.atomic():
+        cache.invalidate_tags("t")
+        waiting = pool.submit(
+            lambda: begun.wait(5) and cache.get_or_set("k", lambda: "committed", tags=["t"])
+        )
+        assert cache.get_or_set("k", uncommitted, tags=["t"]) == "uncommitted"
+        assert waiting.result(5) == "committed"
+
+
+def test_those_who_wait_for_many_get_what_came_of_it(cache):
+    error = RuntimeError("no source")
+    asked: list[Any] = []
+
+    def failing(keys):
+        asked.append(keys)
+        time.sleep(0.15)
+        raise error
+
+    found = in_threads(lambda: cache.get_many_or_set(["a", "b"], failing))
+    assert [each is error for each in found] == [True] * 8
+    assert asked == [["a", "b"]]
+
+    def empty(keys):
+        asked.append(keys)
+        time.sleep(0.15)
+        return {}
+
+    assert in_threads(lambda: cache.get_many_or_set(["c", "d"], empty)) == [{}] * 8
+    assert asked[1:] == [["c", "d"]], "who waited for a key that there is none of asked for it again"
+    # Who has a loader of its own is not told that there is none.
+    with ThreadPoolExecutor(1) as pool:
+        many = pool.submit(cache.get_many_or_set, ["e"], empty)
+        wait_until(lambda: len(asked) == 3)
+        assert cache.get_or_set("e", lambda: "own") == "own"
+        assert many.result(5) == {}
+
+
+def test_many_are_loaded_within_limits_and_in_the_background(cache):
+    def slow(keys):
+        time.sleep(0.3)
+        return dict.fromkeys(keys, "new")
+
+    with pytest.raises(tezkor.LoadTimeout, match="slow"):
+        cache.get_many_or_set(["a", "b"], slow, hard_timeout=0.02)
+    for terms in ({"background": True}, {"soft_timeout": 0.02}, {"hard_timeout": 0.02}):
+        cache.set_many({"x": "old", "y": "old"}, 0.01, stale=60)
+        time.sleep(0.03)
+        assert cache.get_many_or_set(["x", "y"], slow, **terms) == {"x": "old", "y": "old"}
+        wait_until(lambda: cache.get_many(["x", "y"]) == {"x": "new", "y": "new"})
+    assert cache.get_many(["a", "b"]) == {"a": "new", "b": "new"}
+
+
+def test_many_of_which_only_some_have_old_values_fail_with_the_loader(cache):
+    cache.set("x", "old", 0.01, stale=60)
+    time.sleep(0.03)
+    with pytest.raises(ZeroDivisionError):
+        cache.get_many_or_set(["x", "y"], lambda keys: 1 / 0)
+
+
+def test_what_is_invalidated_while_its_loader_fails_is_not_served_as_stale(cache):
+    cache.set("k", "old", 0.01, stale=60)
+    time.sleep(0.03)
+
+    def loader():
+        cache.delete("k")
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        cache.get_or_set("k", loader)
+    cache.set("soft", "old", 0.01, tags=["t"], stale=60)
+    time.sleep(0.03)
+
+    def slow():
+        cache.invalidate_tags("t")
+        time.sleep(0.3)
+
+    with pytest.raises(tezkor.LoadTimeout):
+        cache.get_or_set("soft", slow, soft_timeout=0.1, hard_timeout=5)
+    time.sleep(0.3)
+
+
+def test_an_exception_shows_everybody_where_the_loader_raised_it(cache):
+    def the_loader():
+        time.sleep(0.15)
+        raise RuntimeError
+
+    def work():
+        try:
+            cache.get_or_set("k", the_loader)
+        except RuntimeError as error:
+            return [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+
+    found = in_threads(work)
+    assert all("the_loader" in frames for frames in found), found
+    assert max(map(len, found)) < 60, "it grew with those who waited"
+
+
+def test_a_loader_may_raise_what_generators_do_not_let_through(cache):
+    with pytest.raises(StopIteration):
+        cache.get_or_set("k", lambda: next(iter(())))
+    with pytest.raises(StopIteration):
+        cache.get_or_set("limited", lambda: next(iter(())), hard_timeout=5)
+    assert cache.get_or_set("k", lambda: 1) == 1
+
+
+def test_an_interrupt_of_one_is_not_the_interrupt_of_those_who_wait(cache):
+    begun = threading.Event()
+
+    def interrupted():
+        begun.set()
+        time.sleep(0.15)
+        raise KeyboardInterrupt
+
+    def first():
+        with pytest.raises(KeyboardInterrupt):
+            cache.get_or_set("k", interrupted)
+
+    def waiting():
+        try:
+            return cache.get_or_set("k", lambda: "loaded")
+        except KeyboardInterrupt as error:  # it would end the tests
+            return error
+
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(first)
+        assert begun.wait(5)
+        assert pool.submit(waiting).result(5) == "loaded"
+        one.result(5)
+
+
+def test_a_coroutine_where_nobody_can_await_it_is_told(cache):
+    async def loader():
+        raise AssertionError
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(TypeError, match="aget_or_set"):
+            cache.get_or_set("k", loader)
+        gc.collect()
+
+
+def test_a_task_that_is_cancelled_before_its_load_began_leaves_nothing(cache):
+    async def scene():
+        await cache.aset("k", "old", 0.01, stale=60)
+        await asyncio.sleep(0.03)
+
+        async def loader():
+            raise AssertionError
+
+        assert await cache.aget_or_set("k", loader, background=True) == "old"
+        for task in loads._tasks:
+            task.cancel()
+
+    asyncio.run(scene())
+    assert not loads._flights
+    assert cache.get_or_set("k", lambda: "new") == "new"
+
+
+def test_tasks_that_come_together_share_what_came_of_the_first(cache):
+    """The flight was found only once its task had begun, which is after all the others had looked."""
+    runs = []
+
+    async def scene():
+        async def failing():
+            runs.append(1)
+            raise LookupError
+
+        return await asyncio.gather(
+            *(cache.aget_or_set("k", failing) for _ in range(20)), return_exceptions=True
+        )
+
+    assert [type(each) for each in asyncio.run(scene())] == [LookupError] * 20
+    assert len(runs) == 1
+
+
+def test_blocks_that_set_nothing_do_not_run_one_after_the_other(cache):
+    def work():
+        with cache.load("k"):
+            time.sleep(0.2)
+
+    started = time.monotonic()
+    assert in_threads(work, 16) == [None] * 16
+    assert time.monotonic() - started < 2
+
+
+def test_a_block_that_began_with_a_value_is_protected_when_that_goes(cache):
+    """Its set was a bare one: what was invalidated after the block had read its source came back."""
+    for way in (cache.delete, lambda key: cache.invalidate_tags("t"), lambda key: cache.clear()):
+        cache.set("k", "there", tags=["t"])
+        with cache.load("k") as block:
+            assert not block.missing
+            cache.delete("k")
+            assert cache.get("k") is None
+            way("k")
+            cache.set("k", "too old", tags=["t"])
+        assert cache.get("k") is None
+    cache.set("k", "there")
+    with cache.load("k"):
+        cache.set("k", "by hand", 60)
+        assert cache.get("k") == "by hand"
+        cache.set("k", "again", 60)
+    assert cache.get("k") == "again"
+    cache.delete("k")
+    cache.set("k", "after the block")
+    assert cache.get("k") == "after the block"
+
+
+def test_threads_and_loops_wait_for_the_same_load(cache):
+    loader = Loader("loaded", 0.2)
+
+    def in_a_loop():
+        async def scene():
+            return await asyncio.gather(*(cache.aget_or_set("k", loader) for _ in range(5)))
+
+        return asyncio.run(scene())
+
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(cache.get_or_set, "k", loader)
+        assert loader.begun.wait(5)
+        loops = [pool.submit(in_a_loop) for _ in range(3)]
+        threads = [pool.submit(cache.get_or_set, "k", loader) for _ in range(4)]
+        assert first.result(5) == "loaded"
+        assert [each.result(5) for each in loops] == [["loaded"] * 5] * 3
+        assert [each.result(5) for each in threads] == ["loaded"] * 4
+    assert loader.runs == 1
 
 
 # Processes
