@@ -6,7 +6,7 @@ use super::layout::segment;
 use super::record::{self, HEADER_WORDS, Header, Kind};
 use super::region::Region;
 use super::slot;
-use super::state::{self, NOBODY, Queue, State};
+use super::state::{self, NOBODY, Owner, Queue, State};
 use super::words::{Ordering, copy_in, fence};
 use super::write::{Appended, CHECKED, put};
 
@@ -68,11 +68,13 @@ impl Region {
         Some(Appended { segment: head, generation, offset: 0, large: Some((head, queue)), _reserved: None })
     }
 
-    /// From here on the member lives as long as the head's segment keeps its generation.
+    /// From here on the member lives as long as the head's segment keeps its generation. Its state word is one of this life
+    /// alone: whoever found it orphaned before, and takes it only after this, finds another word.
     fn join_chain(&self, member: usize, head: usize, generation: u64) {
         self.meta(member, segment::HEAD).store(head as u64, Ordering::SeqCst);
         self.meta(member, segment::HEAD_GENERATION).store(generation, Ordering::SeqCst);
-        self.meta(member, segment::STATE).store(state::pack(State::Chain, Queue::LargeSmall, NOBODY), Ordering::SeqCst);
+        let life = Owner { incarnation: self.generation(member) as u32, ..NOBODY };
+        self.meta(member, segment::STATE).store(state::pack(State::Chain, Queue::LargeSmall, life), Ordering::SeqCst);
     }
 
     /// Puts the head of a published large value into its queue, or frees one that was not published.

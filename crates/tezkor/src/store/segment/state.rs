@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! bits 63-32   31-16   15-8    7-0
-//! incarnation  worker  queue   state        (worker and incarnation of its owner while it is open or being evicted)
+//! incarnation  worker  queue   state        (worker and incarnation of its owner while it is open or being evicted; of a
+//!                                            chain, nobody and the low bits of its generation)
 //! ```
 
 /// What a segment is used for.

@@ -279,3 +279,55 @@ fn each_absent_key_is_added_once() {
         scene.check();
     });
 }
+
+/// One thread's part of a model of large values, which fill two segments each.
+fn play_large(scene: &Scene, worker: &Worker) {
+    for round in 0..OPERATIONS {
+        let low = [A, B][thread_rng().gen_range(0..2)];
+        if thread_rng().gen_range(0..3) > 0 {
+            scene.write_words(worker, low, &[u64::from(worker.owner.row) << 32 | round as u64; 30]);
+        } else if let Some(words) = scene.read_words(low) {
+            assert!(words.iter().all(|word| *word == words[0]), "a large value is torn");
+        }
+    }
+}
+
+fn spawn_large(scene: &Scene, row: u16) -> thread::JoinHandle<()> {
+    let scene = scene.clone();
+    thread::spawn(move || play_large(&scene, &scene.worker(row)))
+}
+
+/// The state word that a member of a large value has in one life must not be that of another: whoever found it orphaned a moment
+/// before would recycle it under the value that has it since, and that value would be damaged.
+#[test]
+fn large_values_are_whole_or_missing() {
+    explore(|| {
+        let scene = Scene::new(7, 2, Explore::Index);
+        let players: Vec<_> = (0..THREADS).map(|row| spawn_large(&scene, row)).collect();
+        players.into_iter().for_each(|player| player.join().expect("a player"));
+        for low in [A, B] {
+            scene.read_words(low);
+        }
+        scene.check();
+    });
+}
+
+#[test]
+fn process_that_dies_leaves_large_values_whole() {
+    explore(|| {
+        let scene = Scene::new(7, 2, Explore::Index);
+        let victim = mortal(thread_rng().gen_range(0..150), {
+            let scene = scene.clone();
+            move || play_large(&scene, &scene.worker(0))
+        });
+        let players: Vec<_> = (1..THREADS).map(|row| spawn_large(&scene, row)).collect();
+        victim.wait();
+        scene.adopt(0, 0);
+        players.into_iter().for_each(|player| player.join().expect("a player"));
+        for low in [A, B] {
+            scene.read_words(low);
+        }
+        scene.check();
+        victim.bury();
+    });
+}
