@@ -21,7 +21,7 @@ from django.http import Http404
 from test_processes import PROCESSES, SPAWN, cache_in, say, together
 
 import tezkor
-from tezkor import loads
+from tezkor import blocks, drivers, flights, loads
 from tezkor.backends import TezkorCache
 from tezkor.test import clear_caches
 
@@ -32,8 +32,8 @@ SOAK = os.environ.get("SOAK") == "1"
 def empty() -> Any:
     clear_caches()
     yield
-    assert not loads._flights, "a flight was left behind"
-    assert loads.open_blocks == 0
+    assert not flights.open_flights, "a flight was left behind"
+    assert blocks.open_blocks == 0
 
 
 @pytest.fixture
@@ -590,17 +590,17 @@ def test_slow_loads_leave_threads_for_others(cache):
 
 def test_two_loads_that_come_at_once_do_not_share_one_idle_thread(cache):
     cache.get_or_set("warm", lambda: 1, hard_timeout=5)
-    wait_until(lambda: loads._threads.idle > 0)
-    both = threading.Barrier(loads._threads.idle + 2)
-    with loads._threads.changed:  # so that none of those that are idle begins before all have come
+    wait_until(lambda: drivers._threads.idle > 0)
+    both = threading.Barrier(drivers._threads.idle + 2)
+    with drivers._threads.changed:  # so that none of those that are idle begins before all have come
         for _ in range(both.parties - 1):
-            loads._threads.submit(loads.only(both.wait))
+            drivers._threads.submit(loads.only(both.wait))
     both.wait(5)
 
 
 def test_when_all_threads_are_at_work_a_load_runs_in_the_callers(cache, monkeypatch):
-    monkeypatch.setattr(loads, "_threads", loads.Threads())
-    monkeypatch.setattr(loads, "MOST_THREADS", 1)
+    monkeypatch.setattr(drivers, "_threads", drivers.Threads())
+    monkeypatch.setattr(drivers, "MOST_THREADS", 1)
     names = []
 
     def outer():
@@ -618,7 +618,7 @@ def test_when_all_threads_are_at_work_a_load_runs_in_the_callers(cache, monkeypa
     with pytest.raises(tezkor.LoadTimeout):
         cache.get_or_set("busy", busy, hard_timeout=0.01)
     assert cache.get_or_set("old", lambda: "new", background=True) == "old"
-    assert not loads._flights.keys() - {(*cache.place, cache.make_key("busy"))}
+    assert not flights.open_flights.keys() - {(*cache.place, cache.make_key("busy"))}
     wait_until(lambda: cache.get("busy") == "loaded")
     time.sleep(0.05)
     cache.get_or_set("old", lambda: "new", background=True)
@@ -802,11 +802,11 @@ def test_a_task_that_is_cancelled_before_its_load_began_leaves_nothing(cache):
             raise AssertionError
 
         assert await cache.aget_or_set("k", loader, background=True) == "old"
-        for task in loads._tasks:
+        for task in drivers._tasks:
             task.cancel()
 
     asyncio.run(scene())
-    assert not loads._flights
+    assert not flights.open_flights
     assert cache.get_or_set("k", lambda: "new") == "new"
 
 
@@ -975,14 +975,14 @@ def test_a_fork_amid_a_load_leaves_the_child_nothing_to_wait_for(project):
         import django; django.setup()
         import os, threading, time
         from django.core.cache import cache
-        from tezkor import loads
+        from tezkor import blocks, drivers, flights
         begun = threading.Event()
         def slow():
             begun.set(); time.sleep(0.5); return "parent"
         thread = threading.Thread(target=cache.get_or_set, args=("k", slow)); thread.start(); begun.wait()
         pid = os.fork()
         if pid == 0:
-            print(len(loads._flights), cache.get_or_set("k", lambda: "child"), flush=True)
+            print(len(flights.open_flights), cache.get_or_set("k", lambda: "child"), flush=True)
             os._exit(0)
         os.waitpid(pid, 0); thread.join()
         print(cache.get("k"))

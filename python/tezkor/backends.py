@@ -19,7 +19,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache, default_
 from django.core.cache.backends.dummy import DummyCache as DjangoDummyCache
 from django.core.exceptions import ImproperlyConfigured
 
-from tezkor import _native, checks, isolation, loads, names, options, transactions
+from tezkor import _native, blocks, checks, isolation, names, options, transactions
 from tezkor.verbs import Silent, Verbs, warn_about_globs
 
 __all__ = ["DummyCache", "FileBasedCache", "LocMemCache", "TezkorCache"]
@@ -124,7 +124,7 @@ class TezkorCache(Verbs):
     ) -> None:
         """Store a value: ``tags`` are names it depends on, ``stale`` seconds after the timeout it may serve while
         it is loaded."""
-        if loads.open_blocks or self.is_transactional or transactions.open_changes() > 0:
+        if blocks.open_blocks or self.is_transactional or transactions.open_changes() > 0:
             return self._set_within(key, value, timeout, version, tags, stale)
         if tags is None and stale is None:
             return self._set(key, value, timeout, version)

@@ -341,17 +341,17 @@ class Cached(Keyed[P, R_co]):
         """
         if self.is_async:
             raise TypeError(f"{self.__qualname__} is a coroutine function: await arefresh()")
-        from tezkor import loads
+        from tezkor import drivers
 
         run = Run(self, args, kwargs)
-        return run.checked(loads.run(self._refreshing(run, run.load)))
+        return run.checked(drivers.run(self._refreshing(run, run.load)))
 
     async def arefresh(self, /, *args: Any, **kwargs: Any) -> Any:
         """Like ``refresh``; a function that is no coroutine function runs in a thread."""
-        from tezkor import loads
+        from tezkor import drivers
 
         run = Run(self, args, kwargs)
-        return run.checked(await loads.arun(self._refreshing(run, run.aload)))
+        return run.checked(await drivers.arun(self._refreshing(run, run.aload)))
 
     def _refreshing(self, run: Run, load: Callable[[], Any]) -> Any:
         from tezkor import loads
@@ -367,13 +367,13 @@ class Cached(Keyed[P, R_co]):
 
     def _refreshing_foreign(self, cache: Any, key: str, load: Callable[[], Any]) -> Any:
         """The caches of others protect nothing."""
-        from tezkor import loads
+        from tezkor import drivers, loads
 
-        value = yield loads.Call(load, ())
+        value = yield drivers.Call(load, ())
         if value is loads.skip or (value is None and not self._terms.get("cache_none", True)):
             return None
         verb = cache.aset if iscoroutinefunction(load) else cache.set
-        yield loads.Call(verb, (key, value, self._seconds(), self._version))
+        yield drivers.Call(verb, (key, value, self._seconds(), self._version))
         return value
 
     def cache_info(self) -> CacheInfo:

@@ -18,7 +18,7 @@ from typing import Any
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
-from tezkor import _native, loads, names, transactions
+from tezkor import _native, blocks, drivers, loads, names, transactions
 from tezkor._native import Load
 from tezkor.locks import Lock, RateLimit
 from tezkor.twins import MISSING, AsyncTwins, away
@@ -48,7 +48,7 @@ class Verbs(AsyncTwins):
         self, key: Any, value: Any, timeout: Any, version: Any, tags: Any = None, stale: float | None = None
     ) -> None:
         """A set amid something: in a block of ``cache.load(key)``, or for a transactional alias."""
-        block = loads.block_of(self, key, version)
+        block = blocks.block_of(self, key, version)
         if block is not None:
             block.set(value, timeout, tags, stale)
         elif not self.is_transactional or not self._defer({key: value}, timeout, version, tags, stale):
@@ -133,7 +133,7 @@ class Verbs(AsyncTwins):
         found = self._load(key, version, transactions.birth(self) if transactions.open_births else None, beta)
         if type(found) is not Load:
             return found
-        return loads.run(loads.get_or_set(self, key, default, timeout, version, found, **terms))
+        return drivers.run(loads.get_or_set(self, key, default, timeout, version, found, **terms))
 
     async def aget_or_set(
         self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None, **terms: Any
@@ -148,7 +148,7 @@ class Verbs(AsyncTwins):
         if type(found) is not Load:
             loads.close(default)
             return found
-        return await loads.arun(loads.get_or_set(self, key, default, timeout, version, found, **terms))
+        return await drivers.arun(loads.get_or_set(self, key, default, timeout, version, found, **terms))
 
     def get_many_or_set(
         self,
@@ -160,7 +160,7 @@ class Verbs(AsyncTwins):
     ) -> dict[Any, Any]:
         """The values of the keys; ``loader`` is called once, with the list of those that are missing, and returns a
         dict."""
-        return loads.run(loads.get_many_or_set(self, keys, loader, timeout, version, **terms))
+        return drivers.run(loads.get_many_or_set(self, keys, loader, timeout, version, **terms))
 
     async def aget_many_or_set(
         self,
@@ -171,12 +171,12 @@ class Verbs(AsyncTwins):
         **terms: Any,
     ) -> dict[Any, Any]:
         """Like ``get_many_or_set``; the loader may be a coroutine function."""
-        return await loads.arun(loads.get_many_or_set(self, keys, loader, timeout, version, **terms))
+        return await drivers.arun(loads.get_many_or_set(self, keys, loader, timeout, version, **terms))
 
     def load(self, key: Any, version: Any = None) -> Any:
         """Brackets a hand-written get and set, which then are protected as ``get_or_set`` is: ``with
         cache.load(key):``."""
-        return loads.Bracket(self, key, version)
+        return blocks.Bracket(self, key, version)
 
     # Tags and patterns
 
@@ -338,7 +338,7 @@ class Silent(AsyncTwins):
         self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None, **terms: Any
     ) -> Any:
         value = self.get_or_set(key, default, timeout, version, **terms)
-        value = await value if loads.is_awaitable(value) else value
+        value = await value if drivers.is_awaitable(value) else value
         return None if value is loads.skip else value
 
     def set(
@@ -389,14 +389,14 @@ class Silent(AsyncTwins):
     ) -> dict[Any, Any]:
         wanted = list(dict.fromkeys(keys))
         loaded: Any = loader(wanted) if wanted else {}
-        loaded = await loaded if loads.is_awaitable(loaded) else loaded
+        loaded = await loaded if drivers.is_awaitable(loaded) else loaded
         return {key: loaded[key] for key in wanted if key in loaded and loaded[key] is not loads.skip}
 
-    def load(self, key: Any, version: Any = None) -> loads.NoBracket:
-        return loads.NoBracket()
+    def load(self, key: Any, version: Any = None) -> blocks.NoBracket:
+        return blocks.NoBracket()
 
-    def lock(self, name: Any, *args: Any, **terms: Any) -> loads.NoBracket:
-        return loads.NoBracket()
+    def lock(self, name: Any, *args: Any, **terms: Any) -> blocks.NoBracket:
+        return blocks.NoBracket()
 
     def rate_limit(self, key: Any, limit: int, period: float, version: Any = None) -> RateLimit:
         return RateLimit(True, limit, 0.0)

@@ -1,0 +1,171 @@
+"""Blocks: a hand-written get and set, protected as a loader is (``with cache.load(key):``).
+
+They never store what an invalidation or a set has overtaken since the block began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.core.cache.backends.base import DEFAULT_TIMEOUT
+
+from tezkor import _native, flights, loads, transactions
+from tezkor._native import Load
+from tezkor.drivers import arun, run
+from tezkor.flights import Flight
+
+# How many blocks are open in this process: while there are none, a set asks no further.
+open_blocks = 0
+_blocks: ContextVar[tuple[Bracket, ...]] = ContextVar("tezkor_blocks", default=())
+
+
+@dataclass
+class Bracket:
+    """``with cache.load(key):`` protects the get and set of the key in the block as ``get_or_set`` protects a loader.
+
+    Whoever comes while another is in such a block of the key waits at its beginning, and then finds the value.
+    """
+
+    cache: Any
+    key: Any
+    version: Any = None
+    # What was found at the beginning; None where it is missing. A later get may miss it.
+    value: Any = None
+    _load: Load | None = field(default=None, repr=False)
+    _flight: Flight | None = field(default=None, repr=False)
+    _birth: int = field(default=0, repr=False)
+    _full_key: str = field(default="", repr=False)
+    _tokens: list[tuple[ContextVar[Any], Any]] = field(default_factory=list, repr=False)
+
+    @property
+    def missing(self) -> bool:
+        """Whether there is no fresh value, so that the block is to set one."""
+        return self._load is not None
+
+    def __enter__(self) -> Bracket:
+        return self._enter(run(self._begin()))
+
+    async def __aenter__(self) -> Bracket:
+        return self._enter(await arun(self._begin()))
+
+    def _begin(self) -> Generator[Any, Any, Load | None]:
+        asked = loads.Asked(self.cache, self.version, loads.Source(None, False), loads.Terms())
+        waits = True
+        while True:
+            found = asked.begin(self.key)
+            if type(found) is not Load:
+                self.value = found
+                return None
+            if not found.is_busy:
+                return found
+            where = loads.where_of(self.cache, found)
+            flight = flights.open_flights.get(where)
+            if not waits or not (yield from loads.wait(asked, found, flight, None)):
+                return loads.alone(self.cache, self.key, self.version)
+            # Blocks that set nothing would otherwise run one after the other, for as many as there are.
+            waits = flight is None or flight.values.get(where) is not loads.Unset
+
+    def _enter(self, load: Load | None) -> Bracket:
+        global open_blocks
+        self._load = load
+        self._tokens = [(_blocks, _blocks.set((*_blocks.get(), self)))]
+        if load is None:
+            # What is there may be gone when the block looks for it, and what the block sets then has a birth too.
+            birth = transactions.birth(self.cache)
+            self._birth = self.cache._sequence() if birth is None else birth
+            self._full_key = self.cache._make_full_key(self.key, self.version)
+        else:
+            self._full_key = load.full_key
+            self._flight = Flight({loads.where_of(self.cache, load): load})
+            self._flight.values = dict.fromkeys(self._flight.loads, loads.Unset)  # until it is set
+            self._flight.announce()
+            self._tokens.append(
+                (flights.holding, flights.holding.set((*flights.holding.get(), self._flight)))
+            )
+        open_blocks += 1
+        return self
+
+    def set(self, value: Any, timeout: Any = DEFAULT_TIMEOUT, tags: Any = None, stale: Any = None) -> bool:
+        """Stores the value; False when an invalidation or a set has overtaken the block, or it was set before.
+
+        Where the block began with a value, invalidations alone overtake it.
+        """
+        _native.check_terms(tags, stale)
+        if not self._tokens:
+            return False
+        load = self._load
+        if load is None:
+            load = self.cache._load(self.key, self.version, self._birth, 0.0, True, True)
+        if self._flight is not None:
+            self._flight.values = {}
+        if loads.is_hidden(self.cache, load, tags):
+            load.end()
+            return False
+        try:
+            return bool(run(loads.store(self.cache, load, value, loads.Adaptive(timeout, tags, stale))))
+        finally:
+            if self._load is None:
+                load.end()
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        global open_blocks
+        if not self._tokens:
+            return
+        open_blocks -= 1
+        while self._tokens:
+            variable, token = self._tokens.pop()
+            variable.reset(token)
+        if self._load is None or self._flight is None:
+            return
+        if error is not None and isinstance(error, Exception):
+            loads.fail(self._load, error)
+        else:
+            self._load.end()
+        self._flight.finish()
+
+    async def __aexit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self.__exit__(kind, error, trace)
+
+
+class NoBracket:
+    """A block that protects nothing, where nothing is kept."""
+
+    missing = True
+    value = None
+    token = 1
+
+    def set(self, value: Any, *terms: Any, **more: Any) -> bool:
+        return False
+
+    def acquire(self, *terms: Any, **more: Any) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+    def __enter__(self) -> NoBracket:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        pass
+
+    async def __aenter__(self) -> NoBracket:
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        pass
+
+
+def block_of(cache: Any, key: Any, version: Any) -> Bracket | None:
+    """The innermost open block of the key, of the running thread or task."""
+    blocks = _blocks.get()
+    if not blocks:
+        return None
+    full_key = cache._make_full_key(key, version)
+    for block in reversed(blocks):
+        if block.cache.place == cache.place and block._full_key == full_key:
+            return block
+    return None
