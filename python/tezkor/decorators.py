@@ -2,25 +2,23 @@
 
     price_of(product, currency="EUR")   ->  shop.prices.price_of(product=shop.Product#7,currency=EUR)
 
-The arguments are bound as the function itself would bind them, so that defaults and the order of keywords are of no
-account. What stands for a value is in `tezkor.names`; an argument that nothing stands for is an error of the call.
+How arguments become a key is in `tezkor.calls`, what stands for a value in `tezkor.names`.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import inspect
 import os
-import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
 
 from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
 from tezkor import names
+from tezkor.calls import Calls, Key, check_name
+from tezkor.keyed import Keyed, KeyedProperty, decorate
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -28,11 +26,6 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 F = TypeVar("F", bound="Keyed[..., Any]")
 
-# Django warns of full keys beyond 250 characters; prefix and version are part of them.
-LONGEST_KEY = 200
-DIGEST_BYTES = 16
-
-Key = str | Callable[..., str] | None
 Tags = Iterable[str] | Callable[..., Iterable[str]] | None
 
 
@@ -42,253 +35,6 @@ class CacheInfo(NamedTuple):
     hits: int
     misses: int
     loads: int
-
-
-class Calls:
-    """The calls of one function: their arguments by name, and the key of each."""
-
-    def __init__(self, function: Callable[..., Any], key: Key) -> None:
-        self.function = function
-        self.name = f"{function.__module__}.{function.__qualname__}"
-        signature = inspect.signature(function)
-        self.names = tuple(signature.parameters)
-        self.title = f"{function.__qualname__}{signature}"
-        self._labels = tuple(f"{name}=" for name in self.names)
-        self._bind = _binder(function, signature)
-        self._key = key
-        self._template = self.template(key, "key") if isinstance(key, str) and "{" in key else None
-        self.is_automatic = key is None
-        if key is not None and not (isinstance(key, str) and key) and not callable(key):
-            raise TypeError(f"key is {key!r}: write a text, or a function of the arguments that returns one")
-
-    def template(self, source: str, what: str) -> names.Template:
-        try:
-            made = names.Template(source)
-        except ValueError as error:
-            raise ValueError(f"{what} {source!r} of {self.title}: {error}") from None
-        self.check_fields(made.fields, f"{what} {source!r}")
-        return made
-
-    def check_fields(self, fields: Iterable[str], what: str) -> None:
-        unknown = sorted(set(fields).difference(self.names))
-        if unknown:
-            raise ValueError(f"{what} names {', '.join(unknown)}, which {self.title} does not take")
-
-    def arguments(self, args: Any, kwargs: Any) -> dict[str, Any]:
-        return dict(zip(self.names, self._bind(*args, **kwargs), strict=True))
-
-    def key(self, args: Any, kwargs: Any, templates: Callable[[], Mapping[str, names.Template]]) -> str:
-        if self._key is None:
-            return shortened(self.text(args, kwargs))
-        if not isinstance(self._key, str):
-            made = self._key(*args, **kwargs)
-            if not isinstance(made, str):
-                raise TypeError(f"key of {self.title} returned {made!r}, not a text")
-            return made
-        template = self._template
-        if template is None:
-            if not self.names and self._key not in templates():
-                return self._key  # nothing to tell apart
-            template = names.find(templates(), self._key)
-            self.check_fields(template.fields, f"key {self._key!r}, which is {template.source!r},")
-        arguments = self.arguments(args, kwargs)
-        try:
-            return template.format(arguments)
-        except TypeError as error:
-            raise TypeError(f"{self.title}: {error}. Name an attribute in key, such as '{{x.pk}}'.") from None
-
-    def text(self, args: Any, kwargs: Any) -> str:
-        """The name of the function and its arguments, of any length."""
-        values = self._bind(*args, **kwargs)
-        try:
-            parts = [label + names.text(value) for label, value in zip(self._labels, values, strict=True)]
-        except (TypeError, RecursionError):
-            raise self._wrong(values) from None
-        return f"{self.name}({','.join(parts)})"
-
-    def _wrong(self, values: Iterable[Any]) -> TypeError:
-        for name, value in zip(self.names, values, strict=True):
-            try:
-                names.text(value)
-            except TypeError as error:
-                why = str(error)
-            except RecursionError:
-                why = "it contains itself, or is too deep"
-            else:
-                continue
-            return TypeError(
-                f"{self.title}: the argument {name} cannot be part of a key: {why}. Pass key=..., a function of the "
-                "arguments or a text with fields such as 'price:{product.pk}'."
-            )
-        return TypeError(f"{self.title}: the arguments cannot be part of a key; pass key=...")
-
-
-def shortened(text: str) -> str:
-    """A text that is too long for a key: its beginning, and a digest of the whole."""
-    if len(text) <= LONGEST_KEY:
-        return text
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).hexdigest()
-    return f"{text[: LONGEST_KEY - 2 * DIGEST_BYTES - 1]}~{digest}"
-
-
-def _binder(function: Callable[..., Any], signature: inspect.Signature) -> Callable[..., tuple[Any, ...]]:
-    """A function with the same parameters that returns its arguments: Python binds far faster than ``bind``."""
-    parameters = signature.parameters.values()
-    bare = [part.replace(annotation=part.empty, default=part.empty) for part in parameters]
-    source = ",".join(f"{part.name}" for part in bare)
-    plain = [part for part in parameters if part.kind in (part.POSITIONAL_ONLY, part.POSITIONAL_OR_KEYWORD)]
-    signature = inspect.Signature(bare)
-    made: Any = eval(f"lambda {str(signature)[1:-1]}: ({source}{',' if source else ''})", {})
-    made.__name__, made.__qualname__ = function.__name__, function.__qualname__
-    made.__defaults__ = tuple(part.default for part in plain if part.default is not part.empty)
-    made.__kwdefaults__ = {
-        part.name: part.default
-        for part in parameters
-        if part.kind is part.KEYWORD_ONLY and part.default is not part.empty
-    }
-    return cast("Callable[..., tuple[Any, ...]]", made)
-
-
-def _check_name(function: Callable[..., Any]) -> None:
-    """Functions that share a name would share their results."""
-    name = function.__qualname__
-    inner = getattr(inspect.unwrap(function), "__code__", None)
-    free = set(getattr(inner, "co_freevars", ())) - {"__class__"}
-    if "<lambda>" in name:
-        raise TypeError("a lambda has no name of its own: pass key=..., or use def")
-    if "<locals>" in name and free:
-        raise TypeError(
-            f"{name} uses {', '.join(sorted(free))} of the function around it, so that its name may mean several: "
-            "pass key=..., or make it an argument"
-        )
-
-
-async def _coroutine(*args: Any, **kwargs: Any) -> None: ...
-
-
-def mark_coroutine_function(target: Any) -> None:
-    """Has ``inspect`` and ``asyncio`` take an object for a coroutine function, which Django's handlers ask for.
-
-    Pythons that cannot be told take whatever has the attributes of a function for one, and look at its flags.
-    """
-    if hasattr(inspect, "markcoroutinefunction"):
-        inspect.markcoroutinefunction(target)
-        return
-    target.__code__ = _coroutine.__code__
-    target.__defaults__ = target.__kwdefaults__ = None
-    for name, value in (("__name__", type(target).__name__), ("__annotations__", {})):
-        if not hasattr(target, name):
-            setattr(target, name, value)
-
-
-class Keyed(Generic[P, R_co]):
-    """A function whose calls have keys. It looks like the function; as a method it is bound like one."""
-
-    # What takes the arguments of the function, and so the instance of a bound method.
-    takes_arguments: frozenset[str] = frozenset({"key"})
-    __wrapped__: Callable[..., Any]
-    __name__: str
-    __qualname__: str
-
-    def __init__(self, function: Callable[P, R_co], key: Key) -> None:
-        functools.update_wrapper(cast("Any", self), function)
-        self._kind: type = types.FunctionType
-        self._calls = Calls(function, key)
-        self.is_async = iscoroutinefunction(function)
-        if self.is_async:
-            self.__annotations__ = getattr(function, "__annotations__", {})
-            mark_coroutine_function(self)
-
-    def key(self, /, *args: Any, **kwargs: Any) -> str:
-        """The key of a call with these arguments."""
-        return self._calls.key(args, kwargs, self._templates)
-
-    def _templates(self) -> Mapping[str, names.Template]:
-        return {}
-
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        raise NotImplementedError
-
-    @overload
-    def __get__(self: F, instance: None, owner: Any = None) -> F: ...
-    @overload
-    def __get__(self: Keyed[Concatenate[Any, Q], R], instance: object, owner: Any = None) -> Bound[Q, R]: ...
-    def __get__(self, instance: Any, owner: Any = None) -> Any:
-        if self._kind is staticmethod:
-            return self
-        if self._kind is classmethod:
-            return Bound(self, owner if owner is not None else type(instance))
-        return self if instance is None else Bound(self, instance)
-
-    def __reduce__(self) -> str:
-        return self.__qualname__
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__.lower()} {self._calls.name}>"
-
-
-class Bound(Generic[P, R_co]):
-    """A decorated function as a method of an instance or a class: the same verbs, without the first argument."""
-
-    __slots__ = ("__func__", "__self__", "__weakref__")
-
-    def __init__(self, function: Keyed[..., R_co], instance: Any) -> None:
-        self.__func__ = function
-        self.__self__ = instance
-
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        return self.__func__(self.__self__, *args, **kwargs)
-
-    @property
-    def __wrapped__(self) -> Any:
-        return types.MethodType(self.__func__.__wrapped__, self.__self__)
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self.__func__, name)
-        return functools.partial(found, self.__self__) if name in self.__func__.takes_arguments else found
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Bound):
-            return NotImplemented
-        return self.__func__ is other.__func__ and self.__self__ is other.__self__
-
-    def __hash__(self) -> int:
-        return hash((id(self.__func__), id(self.__self__)))
-
-    def __repr__(self) -> str:
-        return f"<{self.__func__!r} of {self.__self__!r}>"
-
-
-class KeyedProperty(property):
-    """A property that is computed by a decorated function: ``Product.price.invalidate(product)``."""
-
-    def __init__(self, fget: Any = None, fset: Any = None, fdel: Any = None, doc: str | None = None) -> None:
-        super().__init__(fget, fset, fdel, doc)
-        self.__doc__ = doc if doc is not None else getattr(fget, "__doc__", None)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self.fget, name)
-
-
-def decorate(target: Any, make: Callable[[Any], Keyed[..., Any]]) -> Any:
-    """Decorates a function, or the one inside of a property, a classmethod or a staticmethod."""
-    if isinstance(target, property):
-        return KeyedProperty(decorate(target.fget, make), target.fset, target.fdel, target.__doc__)
-    if isinstance(target, (classmethod, staticmethod)):
-        made = decorate(target.__func__, make)
-        made._kind = type(target)
-        return made
-    if hasattr(target, "__set_name__") and not callable(target):
-        raise TypeError(
-            f"a {type(target).__name__} keeps its value by itself: decorate a property or a method"
-        )
-    if not callable(target) or isinstance(target, type) or not hasattr(target, "__qualname__"):
-        raise TypeError(f"{target!r} is no function with a name: decorate functions, methods and properties")
-    if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
-        raise TypeError(f"{target.__qualname__} is a generator, which can be read only once: return a list")
-    return make(target)
 
 
 class Cached(Keyed[P, R_co]):
@@ -307,7 +53,7 @@ class Cached(Keyed[P, R_co]):
         terms: Any,
     ) -> None:
         if key is None:
-            _check_name(function)
+            check_name(function)
         super().__init__(function, key)
         self._alias = cache
         self._cache: Any = None

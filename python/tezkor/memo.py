@@ -14,7 +14,9 @@ from typing import Any, ParamSpec, TypeVar, cast, overload
 from django.core.signals import request_finished, request_started
 
 from tezkor import isolation
-from tezkor.decorators import Decorator, Key, Keyed, KeyedProperty, decorate, mark_coroutine_function
+from tezkor.calls import Key
+from tezkor.decorators import Decorator
+from tezkor.keyed import Keyed, KeyedProperty, decorate, mark_coroutine_function
 
 P = ParamSpec("P")
 R = TypeVar("R")
