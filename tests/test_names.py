@@ -335,6 +335,11 @@ def test_keys_by_template():
     assert cache.key("product_list", page=1, cat_id=7) == "product:list:page:1:category:7"
     with pytest.raises(ValueError, match="lacks cat_id"):
         cache.key("product_list", page=1)
+    # What is too long for a key ends in a digest of the whole.
+    one, other = (cache.key("product_list", page="p" * 500, cat_id=category) for category in (7, 8))
+    assert one != other
+    assert one.startswith("product:list:page:ppp")
+    assert len(one) == len(other) == names.LONGEST_KEY
 
 
 @pytest.mark.parametrize("page", ["api", "coming-from"])

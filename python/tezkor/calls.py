@@ -6,16 +6,11 @@ account. Two calls with different arguments never have one key: what nothing sta
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 from tezkor import names
-
-# Django warns of full keys beyond 250 characters; prefix and version are part of them.
-LONGEST_KEY = 200
-DIGEST_BYTES = 16
 
 Key = str | Callable[..., str] | None
 
@@ -55,7 +50,7 @@ class Calls:
 
     def key(self, args: Any, kwargs: Any, templates: Callable[[], Mapping[str, names.Template]]) -> str:
         if self._key is None:
-            return shortened(self.text(args, kwargs))
+            return names.shortened(self.text(args, kwargs))
         if not isinstance(self._key, str):
             made = self._key(*args, **kwargs)
             if not isinstance(made, str):
@@ -97,14 +92,6 @@ class Calls:
                 "arguments or a text with fields such as 'price:{product.pk}'."
             )
         return TypeError(f"{self.title}: the arguments cannot be part of a key; pass key=...")
-
-
-def shortened(text: str) -> str:
-    """A text that is too long for a key: its beginning, and a digest of the whole."""
-    if len(text) <= LONGEST_KEY:
-        return text
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).hexdigest()
-    return f"{text[: LONGEST_KEY - 2 * DIGEST_BYTES - 1]}~{digest}"
 
 
 def _binder(function: Callable[..., Any], signature: inspect.Signature) -> Callable[..., tuple[Any, ...]]:

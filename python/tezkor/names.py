@@ -22,6 +22,7 @@ import decimal
 import difflib
 import enum
 import fractions
+import hashlib
 import ipaddress
 import math
 import pathlib
@@ -34,6 +35,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from django.utils.functional import LazyObject, Promise, empty
+
+# Django warns of full keys beyond 250 characters; prefix and version are part of them.
+LONGEST_KEY = 200
+DIGEST_BYTES = 16
 
 # ---- named timeouts -------------------------------------------------------------------------------------------------
 
@@ -90,9 +95,17 @@ def key(templates: Mapping[str, Template], name: str, fields: Mapping[str, Any])
         ]
         raise ValueError(f"the key {name!r} {' and '.join(said)}; it is {template.source!r}")
     try:
-        return template.format(fields)
+        return shortened(template.format(fields))
     except TypeError as error:
         raise TypeError(f"the key {name!r}: {error}") from None
+
+
+def shortened(text: str) -> str:
+    """A text that is too long for a key: its beginning, and a digest of the whole."""
+    if len(text) <= LONGEST_KEY:
+        return text
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).hexdigest()
+    return f"{text[: LONGEST_KEY - 2 * DIGEST_BYTES - 1]}~{digest}"
 
 
 def find(templates: Mapping[str, Template], name: str) -> Template:

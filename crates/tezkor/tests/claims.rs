@@ -5,7 +5,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::board::Board;
-use support::child::{Child, finish_all, start_all};
+use support::child::{Child, apart, finish_all, start_all};
 use support::place::{Place, Shelf};
 use support::quick_or_soak;
 use tezkor::{Begin, Everything, Locking, Looked, Terms, Timeout, Value, Written};
@@ -122,6 +122,24 @@ fn a_full_table_of_locks_is_an_error_that_says_so() {
         assert!(shelf.cache.store().unlock(&shelf.key(&name), token));
     }
     assert_eq!(shelf.cache.stats().locks_claimed, 0);
+}
+
+/// A limit for each visitor of a site needs more places than there are loads and locks at a time.
+#[test]
+fn a_thousand_visitors_have_rate_limits_of_their_own() {
+    let place = Place::new("visitors");
+    let config = place.shared(8 << 20);
+    apart(|| {
+        let shelf = Shelf::open(&config);
+        let uses = |visitor: u32| {
+            let name = format!("visitor {visitor}");
+            let allowed = |_| shelf.cache.store().use_rate(&shelf.key(name.as_bytes()), 2, HOUR).expect("a limit");
+            (0..3).map(allowed).map(|rate| rate.is_allowed).collect::<Vec<_>>()
+        };
+        for visitor in 0..1_000 {
+            assert_eq!(uses(visitor), [true, true, false], "visitor {visitor}");
+        }
+    });
 }
 
 #[test]

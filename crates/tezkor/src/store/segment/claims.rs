@@ -5,6 +5,7 @@
 //! slot  bit 63      62-24   23-14   13-0
 //!       tentative   name    row     nonce        (row 1023: a load that failed, 1022: nobody's)
 //! data  token | deadline | waiters | failures    (48 bits; above them the nonce of the claim that it belongs to)
+//!       window                                   (of a rate limit: its end 40, uses 24)
 //! ```
 //!
 //! A claim is one swap where the name has a slot whose holder is gone. Where it has none it is two, as in `index`: put the
@@ -15,7 +16,7 @@
 //! Two names that agree in bucket and 39 bits are one: one load waits for the other, or one lock, which costs time and no
 //! more.
 
-use super::layout::{claim, header};
+use super::layout::{Geometry, claim, header};
 use super::region::Region;
 use super::words::{Ordering, Word};
 
@@ -116,11 +117,13 @@ impl Region {
             if !self.is_vacant(&seen, asker) {
                 return Claimed::Taken(seen);
             }
-            let failures = self.failures(&seen);
+            let failures = if table == Table::Flights { self.failures(&seen) } else { 0 };
             let word = self.fresh_word(name, asker.row);
             if self.words()[seen.slot].replace(seen.word, word).is_ok() {
                 let claim = self.begin_claim(Claim { word, ..seen }, deadline_ms);
-                self.set_data(&claim, claim::FAILURES, failures);
+                if table == Table::Flights {
+                    self.set_data(&claim, claim::FAILURES, failures);
+                }
                 return Claimed::Yes(claim);
             }
         }
@@ -154,18 +157,18 @@ impl Region {
 
     /// Whether a name may be taken over: its holder is dead, its time is over, or its back-off.
     pub(crate) fn is_vacant(&self, claim: &Claim, asker: Asker<'_>) -> bool {
+        if claim.table == Table::Rates {
+            return is_over(self.words()[claim.data].load(Ordering::SeqCst), asker.now_ms);
+        }
         let deadline_ms = self.data_of(claim, claim::DEADLINE).unwrap_or(0);
-        match (claim.table, row_of(claim.word)) {
-            (Table::Rates, _) => {
-                is_over(self.words()[claim.data + claim::DEADLINE].load(Ordering::SeqCst), asker.now_ms)
-            }
+        match row_of(claim.word) {
             // The process that failed tries again at once if it is asked to; others when the back-off is over. One that
             // lies further ahead than any back-off is of an earlier boot.
-            (_, FAILED) => {
+            FAILED => {
                 let is_over = deadline_ms <= asker.now_ms || deadline_ms > asker.now_ms + LONGEST_BACK_OFF_MS;
                 is_over || (!asker.is_patient && self.failures(claim) >> 16 == u64::from(asker.row))
             }
-            (_, row) => {
+            row => {
                 let is_over = deadline_ms != 0 && deadline_ms <= asker.now_ms;
                 let is_someones = (row as usize) < self.geometry.workers;
                 is_over || !is_someones || (row != u64::from(asker.row) && !(asker.is_alive)(row as usize))
@@ -261,7 +264,7 @@ impl Region {
                     Claimed::Full => return None,
                 },
             };
-            let window = &self.words()[claim.data + claim::DEADLINE];
+            let window = &self.words()[claim.data];
             let found = window.load(Ordering::SeqCst);
             // A window that ends later than one that begins now is of another clock: it is over too.
             let is_running = !is_over(found, asker.now_ms) && ends_in(found, asker.now_ms) <= period_ms;
@@ -283,7 +286,7 @@ impl Region {
     /// Gives back all claims, whoever has them: for tests, between which nothing is to be left.
     pub(crate) fn forget_claims(&self) {
         for table in [Table::Flights, Table::Locks, Table::Rates] {
-            for bucket in 0..self.geometry.claim_buckets {
+            for bucket in 0..self.claim_buckets(table) {
                 let at = self.claim_bucket_at(table, bucket);
                 for word in &self.words()[at..at + claim::SLOTS] {
                     word.store(0, Ordering::SeqCst);
@@ -294,7 +297,7 @@ impl Region {
 
     /// The numbers of claims that somebody has, for people.
     pub(crate) fn claims_in_use(&self, table: Table) -> u64 {
-        (0..self.geometry.claim_buckets)
+        (0..self.claim_buckets(table))
             .map(|bucket| {
                 let at = self.claim_bucket_at(table, bucket);
                 self.words()[at..at + claim::SLOTS].iter().filter(|word| word.load(Ordering::Relaxed) != 0).count()
@@ -381,16 +384,25 @@ impl Region {
     }
 
     fn claim_at(&self, table: Table, bucket: usize, place: usize, word: u64) -> Claim {
-        let data = bucket + claim::SLOTS + place * claim::DATA_WORDS;
+        let data_words = if table == Table::Rates { claim::RATE_DATA_WORDS } else { claim::DATA_WORDS };
+        let data = bucket + claim::SLOTS + place * data_words;
         Claim { table, slot: bucket + place, data, word, token: 0 }
     }
 
     fn claim_bucket(&self, table: Table, name: Name) -> usize {
-        self.claim_bucket_at(table, (name.low >> 32) as usize % self.geometry.claim_buckets)
+        self.claim_bucket_at(table, (name.low >> 32) as usize % self.claim_buckets(table))
+    }
+
+    fn claim_buckets(&self, table: Table) -> usize {
+        if table == Table::Rates { self.geometry.rate_buckets } else { self.geometry.claim_buckets }
     }
 
     fn claim_bucket_at(&self, table: Table, bucket: usize) -> usize {
-        self.geometry.claims_at + (table as usize * self.geometry.claim_buckets + bucket) * claim::BUCKET_WORDS
+        let Geometry { claims_at, rates_at, claim_buckets, .. } = self.geometry;
+        match table {
+            Table::Rates => rates_at + bucket * claim::RATE_BUCKET_WORDS,
+            _ => claims_at + (table as usize * claim_buckets + bucket) * claim::BUCKET_WORDS,
+        }
     }
 
     fn wake(&self, claim: &Claim) {

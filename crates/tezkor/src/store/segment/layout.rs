@@ -2,7 +2,7 @@
 //! It never touches memory; `docs/format.md` draws the same byte by byte.
 //!
 //! ```text
-//! header 4 KiB | workers | rows | intents | claims (3 tables) | Ledger (4 tables) | segment table | index | padding to 4 KiB
+//! header 4 KiB | workers | rows | intents | claims (2 tables) | rate windows | Ledger (4 tables) | segment table | index | padding to 4 KiB
 //! | segments ...
 //! ```
 
@@ -12,7 +12,7 @@ pub(crate) const PAGE_WORDS: usize = 512;
 pub(crate) const UNIT_WORDS: usize = 2;
 
 /// `TEZKOR` and the version of the layout; raised by every change of what is written here or in `entry.rs`.
-pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"TEZKOR\x00\x02");
+pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"TEZKOR\x00\x03");
 
 /// The smallest region; below that there is private memory only.
 pub const SMALLEST_REGION_BYTES: u64 = 1 << 20;
@@ -139,21 +139,25 @@ pub(crate) mod intent {
     pub(crate) const DUE_MS: usize = 4;
 }
 
-/// A bucket of claims: eight slots, then four words of data for each.
+/// A bucket of claims: eight slots, then the data of each.
 pub(crate) mod claim {
     pub(crate) const SLOTS: usize = 8;
+    /// Words of data of a load or a lock.
     pub(crate) const DATA_WORDS: usize = 4;
     pub(crate) const BUCKET_WORDS: usize = SLOTS * (1 + DATA_WORDS);
     /// The fencing token.
     pub(crate) const TOKEN: usize = 0;
-    /// Until when it is held, or the window of a rate limit.
+    /// Until when it is held.
     pub(crate) const DEADLINE: usize = 1;
     /// How many wait for it.
     pub(crate) const WAITERS: usize = 2;
     /// How often the load has failed in a row, and in which worker.
     pub(crate) const FAILURES: usize = 3;
-    /// Flights, locks and rate windows.
-    pub(crate) const TABLES: usize = 3;
+    /// A rate limit has one word of data: its window.
+    pub(crate) const RATE_DATA_WORDS: usize = 1;
+    pub(crate) const RATE_BUCKET_WORDS: usize = SLOTS * (1 + RATE_DATA_WORDS);
+    /// Flights and locks; rate windows follow, in a table of a size of its own.
+    pub(crate) const TABLES: usize = 2;
 }
 
 /// Slots of a bucket; word 0 of the bucket is its part of the ghost queue.
@@ -169,14 +173,17 @@ pub(crate) struct Geometry {
     pub(crate) workers: usize,
     pub(crate) rows: usize,
     pub(crate) intents: usize,
-    /// Buckets in each of the tables of claims.
+    /// Buckets of flights, and of locks.
     pub(crate) claim_buckets: usize,
+    /// Buckets of rate windows.
+    pub(crate) rate_buckets: usize,
     /// Each of the four tables of the Ledger has 2^ledger_bits counters.
     pub(crate) ledger_bits: u32,
     pub(crate) workers_at: usize,
     pub(crate) rows_at: usize,
     pub(crate) intents_at: usize,
     pub(crate) claims_at: usize,
+    pub(crate) rates_at: usize,
     pub(crate) ledger_at: usize,
     pub(crate) table_at: usize,
     pub(crate) index_at: usize,
@@ -191,6 +198,7 @@ struct Tables {
     rows: usize,
     intents: usize,
     claim_buckets: usize,
+    rate_buckets: usize,
     ledger_bits: u32,
 }
 
@@ -204,26 +212,29 @@ impl Geometry {
         let workers = (most_segments / 8).clamp(8, MOST_WORKERS);
         let rows = if size_bytes < 8 << 20 { 128 } else { 1024 };
         let intents = if size_bytes < 8 << 20 { 32 } else { 256 };
-        // One claim for 16 KiB, in a small region for 64 KiB: at most 8 192 loads, locks and rate windows each at the same time,
-        // in less than 1 % of the region.
+        // One claim for 16 KiB, in a small region for 64 KiB: at most 8 192 loads and locks each at the same time, in less than
+        // 1 % of the region.
         let claim_bytes = if size_bytes < 64 << 20 { 64 << 10 } else { 16 << 10 };
         let claim_buckets = (size_bytes as usize / claim_bytes / claim::SLOTS).clamp(4, 1024);
+        // Rate limits are asked of each visitor: one window for 2 KiB, in 1 % of the region.
+        let rate_buckets = (size_bytes as usize / (2 << 10) / claim::SLOTS).clamp(4, 1 << 17);
         // Four tables of 8-byte counters within 1/32 of the region, at most the 2^18 of the design.
         let ledger_bits = (size_bytes / (32 * 32)).ilog2().min(18);
         // One slot for every 224 bytes: an index that is half full at entries of 450 bytes and takes 4 % of the region.
         let buckets = (size_bytes / (224 * 7)) as usize;
-        let tables = Tables { buckets, workers, rows, intents, claim_buckets, ledger_bits };
+        let tables = Tables { buckets, workers, rows, intents, claim_buckets, rate_buckets, ledger_bits };
         Self::assemble(size_bytes, segment_bytes as usize / 8, most_segments, tables)
     }
 
     fn assemble(size_bytes: u64, segment_words: usize, most_segments: usize, tables: Tables) -> Self {
-        let Tables { buckets, workers, rows, intents, claim_buckets, ledger_bits } = tables;
+        let Tables { buckets, workers, rows, intents, claim_buckets, rate_buckets, ledger_bits } = tables;
         let workers_at = PAGE_WORDS;
         // One row more: the counters of processes that found no worker slot.
         let rows_at = workers_at + (workers + 1) * worker::WORDS;
         let intents_at = rows_at + rows * row::WORDS;
         let claims_at = (intents_at + intents * intent::WORDS).next_multiple_of(BUCKET_WORDS);
-        let ledger_at = claims_at + claim::TABLES * claim_buckets * claim::BUCKET_WORDS;
+        let rates_at = claims_at + claim::TABLES * claim_buckets * claim::BUCKET_WORDS;
+        let ledger_at = rates_at + rate_buckets * claim::RATE_BUCKET_WORDS;
         let table_at = ledger_at + (4usize << ledger_bits);
         let index_at = (table_at + most_segments * segment::WORDS).next_multiple_of(BUCKET_WORDS);
         let segments_at = (index_at + buckets * BUCKET_WORDS).next_multiple_of(PAGE_WORDS);
@@ -238,11 +249,13 @@ impl Geometry {
             rows,
             intents,
             claim_buckets,
+            rate_buckets,
             ledger_bits,
             workers_at,
             rows_at,
             intents_at,
             claims_at,
+            rates_at,
             ledger_at,
             table_at,
             index_at,
@@ -253,7 +266,8 @@ impl Geometry {
     /// A region just large enough for the schedule explorer: one bucket, segments of a few entries.
     #[cfg(all(test, any(loom, shuttle)))]
     pub(crate) fn tiny(segments: usize, segment_words: usize) -> Self {
-        let tables = Tables { buckets: 1, workers: 4, rows: 2, intents: 2, claim_buckets: 1, ledger_bits: 1 };
+        let tables =
+            Tables { buckets: 1, workers: 4, rows: 2, intents: 2, claim_buckets: 1, rate_buckets: 1, ledger_bits: 1 };
         let bare = Self::assemble(1 << 30, segment_words, segments, tables);
         let words = bare.segments_at + segments * segment_words;
         Self::assemble(words as u64 * 8, segment_words, segments, tables)
