@@ -14,6 +14,8 @@ enum Kind {
     Setting,
     Full,
     Io,
+    Outage,
+    Unsupported,
 }
 
 impl Error {
@@ -29,6 +31,18 @@ impl Error {
         Error { kind: Kind::Io, message: format!("{}: {source}", message.into()), source: Some(source) }
     }
 
+    #[allow(dead_code, reason = "for servers, each a feature of its own")]
+    /// A server that is away, slow, or answers what was not asked. The message names it.
+    pub(crate) fn outage(message: impl Into<String>) -> Self {
+        Error { kind: Kind::Outage, message: message.into(), source: None }
+    }
+
+    #[allow(dead_code, reason = "for servers, each a feature of its own")]
+    /// What a server cannot do.
+    pub(crate) fn unsupported(message: impl Into<String>) -> Self {
+        Error { kind: Kind::Unsupported, message: message.into(), source: None }
+    }
+
     /// Whether a setting or an argument is wrong, so that trying again is of no use.
     pub fn is_setting(&self) -> bool {
         self.kind == Kind::Setting
@@ -42,6 +56,16 @@ impl Error {
     /// Whether the operating system refused something.
     pub fn is_io(&self) -> bool {
         self.kind == Kind::Io
+    }
+
+    /// Whether a server is away, slow, or answered what was not asked: trying again later may help.
+    pub fn is_outage(&self) -> bool {
+        self.kind == Kind::Outage
+    }
+
+    /// Whether the server cannot do this at all.
+    pub fn is_unsupported(&self) -> bool {
+        self.kind == Kind::Unsupported
     }
 
     /// The error of the operating system, if there was one.
