@@ -36,6 +36,14 @@ impl Time {
         }
     }
 
+    /// The same in microseconds, as finely as the clock tells.
+    pub(crate) fn now_us(&self) -> u64 {
+        match self.clock {
+            Clock::Wall => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as u64),
+            _ => self.now_ms() * 1000,
+        }
+    }
+
     pub(crate) fn clock(&self) -> Clock {
         self.clock
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::store::far::server::Mark;
+
 /// The codec number of a count, the engine's own.
 pub const CODEC_COUNT: u8 = 0;
 
@@ -152,6 +154,34 @@ pub enum Written {
 }
 
 impl Stamp {
+    /// The stamp of an entry on a server: the mark stands in the words that lead to an entry of a region.
+    pub(crate) fn of_mark(mark: &Mark) -> Stamp {
+        let mut bytes = [0; 24];
+        bytes[..mark.bytes().len()].copy_from_slice(mark.bytes());
+        let word = |at: usize| bytes[at..].first_chunk().map_or(0, |chunk| u64::from_le_bytes(*chunk));
+        Stamp {
+            region_id: 0,
+            position: word(0) as usize,
+            identity: word(8),
+            generation: word(16),
+            id: word(4),
+            birth: 0,
+            prefix_row: mark.bytes().len() as u16,
+            expires_ms: 0,
+            change: 0,
+            dependencies: false,
+            count: 0,
+            cost_us: 0,
+        }
+    }
+
+    /// The mark that it was made of.
+    pub(crate) fn mark(&self) -> Mark {
+        let words = [self.position as u64, self.identity, self.generation].map(u64::to_le_bytes);
+        let bytes = words.as_flattened();
+        Mark::new(&bytes[..usize::from(self.prefix_row).min(bytes.len())])
+    }
+
     /// Whether an entry should be loaded anew before it expires, for a random number in (0, 1].
     #[inline]
     pub(crate) fn is_due(&self, now_ms: u64, beta: f64, dice: f64) -> bool {

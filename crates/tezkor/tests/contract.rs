@@ -20,7 +20,7 @@ fn keeps_the_contract(config: &Config) {
         now.set(now.get() + time.as_millis() as u64);
         cache.set_time(now.get());
     };
-    check(&Checked { store: cache.store(), advance: &advance });
+    check(&Checked { store: cache.store(), advance: Some(&advance), scans: true, is_far: false });
     let events = cache.take_events();
     assert!(events.iter().all(|event| event.text.contains("was not stored: the largest is")), "{events:?}");
     assert_eq!(events.len(), 1, "a refusal is said once");

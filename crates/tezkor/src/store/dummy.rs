@@ -2,6 +2,7 @@
 
 use super::{Store, Write};
 use crate::entry::{Found, Incr, Timeout, When, Written};
+use crate::error::Error;
 use crate::event::Stats;
 use crate::key::{Key, Space, name_hash};
 
@@ -26,39 +27,49 @@ impl Store for DummyStore {
         Key::new(space, 0, bytes)
     }
 
-    fn read(&self, _keys: &[Key<'_>], _each: &mut dyn FnMut(usize, Found, &[u8])) {}
+    fn read(&self, _keys: &[Key<'_>], _each: &mut dyn FnMut(usize, Found, &[u8])) -> Result<(), Error> {
+        Ok(())
+    }
 
-    fn write(&self, writes: &[Write<'_>], when: When<'_>) -> Vec<Written> {
+    fn write(&self, writes: &[Write<'_>], when: When<'_>) -> Result<Vec<Written>, Error> {
         let written = match when {
             When::Always | When::Absent => Written::Removed,
             When::Present | When::Unchanged(_) => Written::Held,
         };
-        vec![written; writes.len()]
+        Ok(vec![written; writes.len()])
     }
 
-    fn remove(&self, keys: &[Key<'_>]) -> Vec<bool> {
-        vec![false; keys.len()]
+    fn remove(&self, keys: &[Key<'_>]) -> Result<Vec<bool>, Error> {
+        Ok(vec![false; keys.len()])
     }
 
-    fn touch(&self, keys: &[Key<'_>], _timeout: Timeout) -> Vec<bool> {
-        vec![false; keys.len()]
+    fn touch(&self, keys: &[Key<'_>], _timeout: Timeout) -> Result<Vec<bool>, Error> {
+        Ok(vec![false; keys.len()])
     }
 
-    fn count(&self, _key: &Key<'_>, _delta: i64) -> Incr {
-        Incr::Missing
+    fn count(&self, _key: &Key<'_>, _delta: i64) -> Result<Incr, Error> {
+        Ok(Incr::Missing)
     }
 
-    fn scan(&self, _space: Space, _each: &mut dyn FnMut(&[u8]) -> bool) {}
-
-    fn remove_where(&self, _space: Space, _fits: &dyn Fn(&[u8]) -> bool) -> u64 {
-        0
+    fn scan(&self, _space: Space, _each: &mut dyn FnMut(&[u8]) -> bool) -> Result<(), Error> {
+        Ok(())
     }
 
-    fn invalidate_tags(&self, _space: Space, _tags: &[&[u8]]) {}
+    fn remove_where(&self, _space: Space, _fits: &dyn Fn(&[u8]) -> bool) -> Result<u64, Error> {
+        Ok(0)
+    }
 
-    fn clear(&self, _space: Space) {}
+    fn invalidate_tags(&self, _space: Space, _tags: &[&[u8]]) -> Result<(), Error> {
+        Ok(())
+    }
 
-    fn clear_prefix(&self, _space: Space) {}
+    fn clear(&self, _space: Space) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn clear_prefix(&self, _space: Space) -> Result<(), Error> {
+        Ok(())
+    }
 
     fn stats(&self) -> Stats {
         Stats { store: "dummy", ..Stats::default() }

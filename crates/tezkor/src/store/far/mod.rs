@@ -1,4 +1,655 @@
 //! Far stores: entries, tags, loads and locks on servers that are reached over a network or through a database.
+//!
+//! A far store keeps nothing in this process. What is fresh is decided by what the server says at this moment: the entry, and the
+//! sequences at which its tags were invalidated last, which are fetched in one further batch for all entries of a read that have any.
+//! Everything that has to be atomic is a swap of one value (`server.rs`), so it works the same on every server and on every node.
+//!
+//! 1. `invalidate_tags`: take the next number of the sequence, raise each tag to it.
+//! 2. `write` with tags: read the sequence, which is the birth; a tag that the server does not know is created with it; write.
+//! 3. `read`: an entry is fresh if none of its tags is newer than its birth. A tag that the server has lost is newer than everything.
+//! 4. A load (`loads.rs`) puts a placeholder under the key and swaps it for what it brings: whoever sets or removes the key
+//!    meanwhile takes the placeholder away.
 
+#[cfg(test)]
+mod fixture;
+mod names;
+mod record;
 pub mod server;
 pub mod server_contract;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use super::{Store, Write};
+use crate::clock::{Clock, Time};
+use crate::entry::{CODEC_COUNT, Found, Incr, Stamp, Terms, Timeout, Value, When, Written};
+use crate::error::Error;
+use crate::event::Stats;
+use crate::key::{Key, Space};
+use names::Kind;
+use record::{Record, Tags};
+use server::{Held, Item, Left, Lifetime, Mark, Put, Server};
+
+/// A tag that no entry names any more is forgotten after this long; entries that live longer renew it.
+const TAG_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
+/// One write in so many renews the lifetime of its tags.
+const TAG_RENEWAL: u64 = 64;
+/// Tries of what others keep changing.
+const MOST_TRIES: usize = 100;
+/// What stands before a value at most, rounded up.
+const MOST_BEFORE_VALUE: usize = 20 << 10;
+/// Names that are removed in one batch.
+const REMOVAL: usize = 500;
+
+/// A store on a server.
+#[derive(Clone)]
+pub struct FarStore {
+    pub(crate) server: Arc<dyn Server>,
+    /// Stale time is told by the machine's own clock: a clock that is wrong serves what is stale for longer, or not at all.
+    time: Arc<Time>,
+}
+
+/// A fresh entry, or one of which the caller decides.
+pub(crate) struct Seen<'h> {
+    pub(crate) mark: Mark,
+    pub(crate) record: Record<'h>,
+    /// The number, of a count that is one to the server too.
+    pub(crate) number: Option<i64>,
+}
+
+impl Seen<'_> {
+    /// What a reader is given.
+    pub(crate) fn found(&self) -> Found {
+        let Record { codec, cost_us, expires_unix_ms, .. } = self.record;
+        let stamp = Stamp { expires_ms: expires_unix_ms, cost_us, ..Stamp::of_mark(&self.mark) };
+        match self.number {
+            Some(count) => Found { codec: CODEC_COUNT, count, stamp: Stamp { count, ..stamp } },
+            None if codec == CODEC_COUNT => {
+                let count = record::number(self.record.value).unwrap_or(0);
+                Found { codec, count, stamp: Stamp { count, ..stamp } }
+            }
+            None => Found { codec, count: 0, stamp },
+        }
+    }
+
+    fn has_expired(&self, now_unix_ms: u64) -> bool {
+        // Without stale time the server's own clock says when it ends.
+        self.record.stale_ms != 0 && self.record.expires_unix_ms != 0 && now_unix_ms >= self.record.expires_unix_ms
+    }
+}
+
+/// What a name holds; `None` for what is no entry of it.
+pub(crate) fn seen<'h>(name: &[u8], held: &'h Held) -> Option<Seen<'h>> {
+    let plain = Record {
+        codec: CODEC_COUNT,
+        has_value: true,
+        is_loading: false,
+        id: 0,
+        birth: 0,
+        expires_unix_ms: 0,
+        stale_ms: 0,
+        cost_us: 0,
+        tags: Tags::default(),
+        value: &held.bytes,
+    };
+    match record::number(&held.bytes) {
+        Some(number) => Some(Seen { mark: held.mark, record: plain, number: Some(number) }),
+        None => Record::parse(name, &held.bytes).map(|record| Seen { mark: held.mark, record, number: None }),
+    }
+}
+
+/// Another number for each write, of all machines.
+pub(crate) fn fresh_id() -> u64 {
+    static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    SEED.hash_one((number, crate::forks(), std::process::id()))
+}
+
+impl FarStore {
+    /// A store on this server.
+    pub fn new(server: Arc<dyn Server>) -> FarStore {
+        FarStore { server, time: Arc::new(Time::new(Clock::Wall)) }
+    }
+
+    pub(crate) fn now_unix_ms(&self) -> u64 {
+        self.time.now_ms()
+    }
+
+    /// The server.
+    pub fn server(&self) -> &dyn Server {
+        &*self.server
+    }
+
+    /// The largest value: what the server takes, less a header and the most tags.
+    pub fn largest_value_bytes(&self) -> usize {
+        self.server.largest_value_bytes().saturating_sub(MOST_BEFORE_VALUE)
+    }
+
+    /// Writes entries; what came of each. See [`Store::write`].
+    fn put(&self, writes: &[Write<'_>], when: When<'_>) -> Result<Vec<Written>, Error> {
+        let birth = self.birth(writes)?;
+        let mut results = vec![Written::Held; writes.len()];
+        let mut items = Vec::with_capacity(writes.len());
+        for (place, write) in writes.iter().enumerate() {
+            match write.terms.timeout {
+                Timeout::After(time) if time.is_zero() => {
+                    results[place] = self.put_nothing(&write.key, when)?;
+                }
+                _ if write.value.length() > self.largest_value_bytes() => {
+                    self.server.remove(&[&names::of_key(&write.key, Kind::Entry)])?;
+                    results[place] = Written::Refused;
+                }
+                timeout => {
+                    let name = names::of_key(&write.key, Kind::Entry);
+                    let bytes = pack(
+                        &name,
+                        write.value,
+                        &write.terms,
+                        Origin { birth, cost_us: 0, now_unix_ms: self.now_unix_ms() },
+                    );
+                    items.push((place, name, bytes, lifetime(timeout, write.terms.stale)));
+                }
+            }
+        }
+        let batch: Vec<Item<'_>> =
+            items.iter().map(|(_, name, bytes, lifetime)| Item { name, bytes, lifetime: *lifetime }).collect();
+        let puts = match when {
+            When::Always => self.server.set(&batch)?,
+            When::Absent => self.add(&batch)?,
+            When::Present => batch.iter().map(|item| self.replace(item)).collect::<Result<_, _>>()?,
+            When::Unchanged(stamp) => {
+                batch.iter().map(|item| self.server.swap(item, &stamp.mark())).collect::<Result<_, _>>()?
+            }
+        };
+        for ((place, _, bytes, _), put) in items.iter().zip(puts) {
+            results[*place] = match put {
+                Put::Done => Written::Stored(Stamp::of_mark(&Mark::of_value(bytes))),
+                Put::Held => Written::Held,
+                Put::TooLarge => Written::Refused,
+            };
+        }
+        Ok(results)
+    }
+
+    /// What a write with a timeout of zero does: a set removes, the others act as if what they wrote had expired at once.
+    fn put_nothing(&self, key: &Key<'_>, when: When<'_>) -> Result<Written, Error> {
+        let name = names::of_key(key, Kind::Entry);
+        Ok(match when {
+            When::Always => {
+                self.server.remove(&[&name])?;
+                Written::Removed
+            }
+            When::Absent if self.look(key)?.is_none() => Written::Removed,
+            When::Unchanged(stamp) if self.server.remove_marked(&name, &stamp.mark())? => Written::Removed,
+            When::Present if self.server.remove(&[&name])?[0] => Written::Removed,
+            _ => Written::Held,
+        })
+    }
+
+    /// Where nothing is, or nothing that may be read: a placeholder, what has expired or was invalidated.
+    fn add(&self, items: &[Item<'_>]) -> Result<Vec<Put>, Error> {
+        let mut puts = self.server.add(items)?;
+        for (item, put) in items.iter().zip(&mut puts).filter(|(_, put)| **put == Put::Held) {
+            for _ in 0..MOST_TRIES {
+                let Some(held) = self.server.get(&[item.name])?.remove(0) else {
+                    *put = self.server.add(&[*item])?[0];
+                    if *put == Put::Held { continue } else { break }
+                };
+                if self.is_fresh(item.name, &held)? {
+                    break;
+                }
+                *put = self.server.swap(item, &held.mark)?;
+                if *put != Put::Held {
+                    break;
+                }
+            }
+        }
+        Ok(puts)
+    }
+
+    /// Only where something is.
+    fn replace(&self, item: &Item<'_>) -> Result<Put, Error> {
+        for _ in 0..MOST_TRIES {
+            let Some(held) = self.server.get(&[item.name])?.remove(0) else { return Ok(Put::Held) };
+            if !self.is_fresh(item.name, &held)? {
+                return Ok(Put::Held);
+            }
+            match self.server.swap(item, &held.mark)? {
+                Put::Held => {}
+                put => return Ok(put),
+            }
+        }
+        Ok(Put::Held)
+    }
+
+    fn is_fresh(&self, name: &[u8], held: &Held) -> Result<bool, Error> {
+        let Some(seen) = seen(name, held) else { return Ok(false) };
+        let now_unix_ms = self.now_unix_ms();
+        Ok(seen.record.has_value && !seen.has_expired(now_unix_ms) && self.are_tags_fresh(name, &[&seen])?[0])
+    }
+
+    /// The value of one key that may be served, with its mark.
+    fn look(&self, key: &Key<'_>) -> Result<Option<(Held, Found)>, Error> {
+        let name = names::of_key(key, Kind::Entry);
+        let Some(held) = self.server.get(&[&name])?.remove(0) else { return Ok(None) };
+        if !self.is_fresh(&name, &held)? {
+            return Ok(None);
+        }
+        let found = seen(&name, &held).map(|seen| seen.found());
+        Ok(found.map(|found| (held, found)))
+    }
+
+    /// Whether the tags of each are no newer than its birth. The tags belong to the prefix that `name` lies in.
+    pub(crate) fn are_tags_fresh(&self, name: &[u8], entries: &[&Seen<'_>]) -> Result<Vec<bool>, Error> {
+        if entries.iter().all(|entry| entry.record.tags.is_empty()) {
+            return Ok(vec![true; entries.len()]);
+        }
+        let beginning = names::beginning_of_tags(name);
+        let wanted: BTreeSet<&[u8]> = entries.iter().flat_map(|entry| entry.record.tags.iter()).collect();
+        let tag_names: Vec<Vec<u8>> = wanted.iter().map(|tag| [&beginning, *tag, b"}"].concat()).collect();
+        let sequence_name = names::sequence_beside(name);
+        let all: Vec<&[u8]> = std::iter::once(&sequence_name).chain(&tag_names).map(Vec::as_slice).collect();
+        let numbers: Vec<Option<u64>> = self.server.get(&all)?.iter().map(sequence_in).collect();
+        // Of a sequence that was lost and begun anew by a clock that is behind: nobody knows what was invalidated since.
+        let Some(sequence) = numbers[0] else { return Ok(vec![false; entries.len()]) };
+        let invalidated: BTreeMap<&[u8], u64> =
+            wanted.into_iter().zip(&numbers[1..]).filter_map(|(tag, number)| Some((tag, (*number)?))).collect();
+        let is_fresh = |entry: &&Seen<'_>| {
+            let birth = entry.record.birth;
+            let mut tags = entry.record.tags.iter();
+            birth <= sequence && tags.all(|tag| invalidated.get(tag).is_some_and(|number| *number <= birth))
+        };
+        Ok(entries.iter().map(|entry| entry.record.tags.is_empty() || is_fresh(entry)).collect())
+    }
+
+    /// The birth of writes with tags, which are all of one location; the tags exist afterwards.
+    fn birth(&self, writes: &[Write<'_>]) -> Result<u64, Error> {
+        let tagged = || writes.iter().filter(|write| !write.terms.tags.is_empty());
+        let Some(first) = tagged().next() else { return Ok(0) };
+        let tags: BTreeSet<Vec<u8>> =
+            tagged().flat_map(|write| write.terms.tags.iter().map(|tag| names::of_tag(write.key.space, tag))).collect();
+        let longest =
+            tagged().map(|write| lifetime(write.terms.timeout, write.terms.stale)).max_by_key(
+                |lifetime| match lifetime {
+                    Lifetime::After(time) => *time,
+                    _ => Duration::MAX,
+                },
+            );
+        let tags: Vec<Vec<u8>> = tags.into_iter().collect();
+        Ok(self.with_tags(first.key.space, &tags, longest.unwrap_or(Lifetime::Never))?.0)
+    }
+
+    /// The sequence, and that of each tag; a tag that the server does not know is created with the present one.
+    pub(crate) fn with_tags(
+        &self,
+        space: Space,
+        tags: &[Vec<u8>],
+        longest: Lifetime,
+    ) -> Result<(u64, Vec<u64>), Error> {
+        let sequence_name = names::of_sequence(space);
+        let all: Vec<&[u8]> = std::iter::once(&sequence_name).chain(tags).map(Vec::as_slice).collect();
+        let found = self.server.get(&all)?;
+        let number = |held: &Option<Held>| {
+            held.as_ref().and_then(|held| record::number(&held.bytes)).map(|number| number as u64)
+        };
+        let sequence = match number(&found[0]) {
+            Some(sequence) => sequence,
+            None => self.begin_sequence(space)?,
+        };
+        let known: Vec<Option<u64>> = found[1..].iter().map(sequence_in).collect();
+        let text = sequence.to_string();
+        let tag_lifetime = match longest {
+            Lifetime::After(time) if time <= TAG_LIFETIME / 2 => Lifetime::After(TAG_LIFETIME),
+            _ => Lifetime::Never,
+        };
+        let missing: Vec<Item<'_>> = tags
+            .iter()
+            .zip(&known)
+            .filter(|(_, known)| known.is_none())
+            .map(|(name, _)| Item { name, bytes: text.as_bytes(), lifetime: tag_lifetime })
+            .collect();
+        if !missing.is_empty() {
+            self.server.add(&missing)?;
+        }
+        let is_renewal = tag_lifetime == Lifetime::Never || fresh_id().is_multiple_of(TAG_RENEWAL);
+        if is_renewal && missing.len() < tags.len() {
+            let renewed: Vec<(&[u8], i64, Lifetime)> = tags.iter().map(|name| (&name[..], 0, tag_lifetime)).collect();
+            self.server.raise(&renewed)?;
+        }
+        // One that somebody else created meanwhile is of the present too.
+        Ok((sequence, known.into_iter().map(|known| known.unwrap_or(sequence)).collect()))
+    }
+
+    /// Begins a sequence that the server does not know, or has lost: above all numbers that were given out before, which grow more
+    /// slowly than the microseconds since 1970.
+    fn begin_sequence(&self, space: Space) -> Result<u64, Error> {
+        let (name, first) = (names::of_sequence(space), self.time.now_us());
+        self.server.add(&[Item { name: &name, bytes: first.to_string().as_bytes(), lifetime: Lifetime::Never }])?;
+        let found = self.server.get(&[&name])?.remove(0);
+        Ok(sequence_in(&found).unwrap_or(first))
+    }
+
+    /// The sequence of invalidations of a location: the birth of a load that begins now.
+    pub fn sequence(&self, space: Space) -> Result<u64, Error> {
+        Ok(self.with_tags(space, &[], Lifetime::Never)?.0)
+    }
+
+    fn next_sequence(&self, space: Space) -> Result<u64, Error> {
+        let name = names::of_sequence(space);
+        for _ in 0..MOST_TRIES {
+            if let Incr::Value(number) = self.server.incr(&name, 1)? {
+                return Ok(number as u64);
+            }
+            self.begin_sequence(space)?;
+        }
+        Err(Error::outage(format!("{} keeps no numbers", self.server.title())))
+    }
+
+    /// The time that an entry lives on; the outer `None`: there is none; the inner: for ever.
+    pub fn time_left(&self, key: &Key<'_>) -> Result<Option<Option<Duration>>, Error> {
+        let name = names::of_key(key, Kind::Entry);
+        let Some((held, _)) = self.look(key)? else { return Ok(None) };
+        let stale = seen(&name, &held).map_or(0, |seen| seen.record.stale_ms);
+        Ok(match self.server.left(&name)? {
+            Left::Absent => None,
+            Left::Never => Some(None),
+            Left::Time(left) => Some(Some(left.saturating_sub(Duration::from_millis(stale)))),
+        })
+    }
+
+    /// The tags of an entry, whether fresh or not.
+    pub fn tags(&self, key: &Key<'_>) -> Result<Vec<Vec<u8>>, Error> {
+        let name = names::of_key(key, Kind::Entry);
+        let held = self.server.get(&[&name])?.remove(0);
+        let seen = held.as_ref().and_then(|held| seen(&name, held));
+        Ok(seen.map(|seen| seen.record.tags.iter().map(<[u8]>::to_vec).collect()).unwrap_or_default())
+    }
+
+    fn touch_one(&self, key: &Key<'_>, timeout: Timeout) -> Result<bool, Error> {
+        let name = names::of_key(key, Kind::Entry);
+        for _ in 0..MOST_TRIES {
+            let Some(held) = self.server.get(&[&name])?.remove(0) else { return Ok(false) };
+            if !self.is_fresh(&name, &held)? {
+                return Ok(false);
+            }
+            let Some(seen) = seen(&name, &held) else { return Ok(false) };
+            let stale = Duration::from_millis(seen.record.stale_ms);
+            if let Timeout::After(time) = timeout
+                && time.is_zero()
+            {
+                if self.server.remove_marked(&name, &held.mark)? {
+                    return Ok(true);
+                }
+                continue;
+            }
+            if seen.record.stale_ms == 0 {
+                return Ok(self.server.touch(&[&name], lifetime(timeout, stale))?[0]);
+            }
+            // The expiry stands in the record too.
+            let record = Record { id: fresh_id(), expires_unix_ms: expiry(timeout, self.now_unix_ms()), ..seen.record };
+            let bytes = record.pack(&name);
+            let item = Item { name: &name, bytes: &bytes, lifetime: lifetime(timeout, stale) };
+            match self.server.swap(&item, &held.mark)? {
+                Put::Held => {}
+                put => return Ok(put == Put::Done),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Counts an entry that is no number to the server: one with tags or stale time.
+    fn count_record(&self, key: &Key<'_>, delta: i64) -> Result<Incr, Error> {
+        let name = names::of_key(key, Kind::Entry);
+        for _ in 0..MOST_TRIES {
+            let Some((held, found)) = self.look(key)? else { return Ok(Incr::Missing) };
+            let Some(seen) = seen(&name, &held) else { return Ok(Incr::Missing) };
+            if found.codec != CODEC_COUNT {
+                return Ok(Incr::NotACount);
+            }
+            let Some(sum) = found.count.checked_add(delta) else { return Ok(Incr::NotACount) };
+            let text = sum.to_string();
+            let bytes = match seen.number {
+                Some(_) => text.clone().into_bytes(),
+                None => Record { id: fresh_id(), value: text.as_bytes(), ..seen.record }.pack(&name),
+            };
+            let item = Item { name: &name, bytes: &bytes, lifetime: Lifetime::Keep };
+            if self.server.swap(&item, &held.mark)? == Put::Done {
+                return Ok(Incr::Value(sum));
+            }
+        }
+        Ok(Incr::Missing)
+    }
+
+    fn remove_all(&self, beginning: &[u8]) -> Result<u64, Error> {
+        self.remove_those(beginning, &|_| true)
+    }
+
+    /// Removes the names that begin so and fit, placeholders of loads included: what they bring is not stored then.
+    fn remove_those(&self, beginning: &[u8], fits: &dyn Fn(&[u8]) -> bool) -> Result<u64, Error> {
+        let mut found = Vec::new();
+        self.server.scan(beginning, &mut |name| {
+            if fits(name) {
+                found.push(name.to_vec());
+            }
+            true
+        })?;
+        found.sort();
+        found.dedup();
+        let mut removed = 0;
+        for batch in found.chunks(REMOVAL) {
+            let batch: Vec<&[u8]> = batch.iter().map(Vec::as_slice).collect();
+            removed += self.server.remove(&batch)?.into_iter().filter(|was_there| *was_there).count() as u64;
+        }
+        Ok(removed)
+    }
+}
+
+/// A number of the sequence.
+fn sequence_in(held: &Option<Held>) -> Option<u64> {
+    u64::try_from(record::number(&held.as_ref()?.bytes)?).ok()
+}
+
+/// Where and when an entry comes from.
+#[derive(Clone, Copy)]
+pub(crate) struct Origin {
+    pub(crate) birth: u64,
+    pub(crate) cost_us: u32,
+    pub(crate) now_unix_ms: u64,
+}
+
+/// The bytes of an entry: of a count, if nothing else has to be kept, the text of its number.
+pub(crate) fn pack(name: &[u8], value: Value<'_>, terms: &Terms<'_>, origin: Origin) -> Vec<u8> {
+    let Origin { birth, cost_us, now_unix_ms } = origin;
+    let number;
+    let (codec, value): (u8, &[u8]) = match value {
+        Value::Count(count) => {
+            number = count.to_string();
+            (CODEC_COUNT, number.as_bytes())
+        }
+        Value::Bytes { codec, bytes } => (codec, bytes),
+    };
+    if codec == CODEC_COUNT && terms.tags.is_empty() && terms.stale.is_zero() {
+        return value.to_vec();
+    }
+    let packed = Tags::pack(terms.tags);
+    let is_expiry_known = !terms.stale.is_zero() || cost_us > 0;
+    let record = Record {
+        codec,
+        has_value: true,
+        is_loading: false,
+        id: fresh_id(),
+        birth,
+        expires_unix_ms: if is_expiry_known { expiry(terms.timeout, now_unix_ms) } else { 0 },
+        stale_ms: u64::try_from(terms.stale.as_millis()).unwrap_or(u64::MAX).min((1 << 48) - 1),
+        cost_us,
+        tags: Tags::of(&packed),
+        value,
+    };
+    record.pack(name)
+}
+
+fn expiry(timeout: Timeout, now_unix_ms: u64) -> u64 {
+    match timeout {
+        Timeout::After(time) => now_unix_ms.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        Timeout::Never | Timeout::Keep => 0,
+    }
+}
+
+/// How long the server keeps an entry: until nobody may serve it any more.
+pub(crate) fn lifetime(timeout: Timeout, stale: Duration) -> Lifetime {
+    match timeout {
+        Timeout::Never => Lifetime::Never,
+        Timeout::Keep => Lifetime::Keep,
+        Timeout::After(time) => Lifetime::After(time.saturating_add(stale).max(Duration::from_millis(1))),
+    }
+}
+
+impl Store for FarStore {
+    fn space(&self, location: &[u8], prefix: &[u8]) -> Space {
+        names::space(location, prefix)
+    }
+
+    fn key<'k>(&self, space: Space, bytes: &'k [u8]) -> Key<'k> {
+        Key::new(space, 0, bytes)
+    }
+
+    fn read(&self, keys: &[Key<'_>], each: &mut dyn FnMut(usize, Found, &[u8])) -> Result<(), Error> {
+        let wanted: Vec<Vec<u8>> = keys.iter().map(|key| names::of_key(key, Kind::Entry)).collect();
+        let wanted: Vec<&[u8]> = wanted.iter().map(Vec::as_slice).collect();
+        let held = self.server.get(&wanted)?;
+        let now_unix_ms = self.now_unix_ms();
+        let mut entries: Vec<(usize, Seen<'_>)> = Vec::with_capacity(held.len());
+        for (place, held) in held.iter().enumerate() {
+            let seen = held.as_ref().and_then(|held| seen(wanted[place], held));
+            entries.extend(
+                seen.filter(|seen| seen.record.has_value && !seen.has_expired(now_unix_ms)).map(|seen| (place, seen)),
+            );
+        }
+        let Some(first) = entries.first().map(|(place, _)| wanted[*place]) else { return Ok(()) };
+        let seen: Vec<&Seen<'_>> = entries.iter().map(|(_, seen)| seen).collect();
+        let fresh = self.are_tags_fresh(first, &seen)?;
+        for ((place, seen), is_fresh) in entries.iter().zip(fresh) {
+            if is_fresh {
+                each(*place, seen.found(), seen.record.value);
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, writes: &[Write<'_>], when: When<'_>) -> Result<Vec<Written>, Error> {
+        self.put(writes, when)
+    }
+
+    fn remove(&self, keys: &[Key<'_>]) -> Result<Vec<bool>, Error> {
+        let wanted: Vec<Vec<u8>> = keys.iter().map(|key| names::of_key(key, Kind::Entry)).collect();
+        let wanted: Vec<&[u8]> = wanted.iter().map(Vec::as_slice).collect();
+        self.server.remove(&wanted)
+    }
+
+    fn touch(&self, keys: &[Key<'_>], timeout: Timeout) -> Result<Vec<bool>, Error> {
+        keys.iter().map(|key| self.touch_one(key, timeout)).collect()
+    }
+
+    fn count(&self, key: &Key<'_>, delta: i64) -> Result<Incr, Error> {
+        match self.server.incr(&names::of_key(key, Kind::Entry), delta)? {
+            Incr::NotACount => self.count_record(key, delta),
+            counted => Ok(counted),
+        }
+    }
+
+    fn scan(&self, space: Space, each: &mut dyn FnMut(&[u8]) -> bool) -> Result<(), Error> {
+        let beginning = names::of_prefix(space, Kind::Entry);
+        self.server.scan(&beginning, &mut |name| names::full_key(name, &beginning).is_none_or(&mut *each))
+    }
+
+    fn remove_where(&self, space: Space, fits: &dyn Fn(&[u8]) -> bool) -> Result<u64, Error> {
+        let beginning = names::of_prefix(space, Kind::Entry);
+        self.remove_those(&beginning, &|name| names::full_key(name, &beginning).is_some_and(fits))
+    }
+
+    fn invalidate_tags(&self, space: Space, tags: &[&[u8]]) -> Result<(), Error> {
+        if tags.is_empty() {
+            return Ok(());
+        }
+        let sequence = self.next_sequence(space)? as i64;
+        let tags: Vec<Vec<u8>> = tags.iter().map(|tag| names::of_tag(space, tag)).collect();
+        let raised: Vec<_> = tags.iter().map(|name| (&name[..], sequence, Lifetime::After(TAG_LIFETIME))).collect();
+        self.server.raise(&raised)
+    }
+
+    fn clear(&self, space: Space) -> Result<(), Error> {
+        let beginning = names::of_location(space);
+        // Tags, locks and rate limits stay: entries that are written from here on depend on them.
+        self.remove_those(&beginning, &|name| names::is_entry(name)).map(drop)
+    }
+
+    fn clear_prefix(&self, space: Space) -> Result<(), Error> {
+        self.remove_all(&names::of_prefix(space, Kind::Entry)).map(drop)
+    }
+
+    fn stats(&self) -> Stats {
+        Stats { store: "far", largest_value_bytes: self.largest_value_bytes() as u64, ..Stats::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fixture::Memory;
+    use super::*;
+    use crate::store::contract::{self, Checked};
+
+    #[test]
+    fn the_server_of_these_tests_is_one() {
+        let memory = Memory::default();
+        memory.follow_the_clock();
+        let shortest = Duration::from_millis(20);
+        server_contract::check(&server_contract::Checked { server: &memory, beginning: "t", scans: true, shortest });
+    }
+
+    #[test]
+    fn a_far_store_keeps_the_contract() {
+        let memory = Arc::new(Memory::default());
+        let store = FarStore { server: memory.clone(), time: Arc::new(Time::new(Clock::Manual)) };
+        let now = std::cell::Cell::new(1_700_000_000_000);
+        let advance = |time: Duration| {
+            now.set(now.get() + time.as_millis() as u64);
+            store.time.set(now.get());
+            memory.set_time(now.get());
+        };
+        advance(Duration::ZERO);
+        contract::check(&Checked { store: &store, advance: Some(&advance), scans: true, is_far: true });
+    }
+
+    /// A server may lose a tag for want of room, and be told of it anew: what was invalidated before must not come back.
+    #[test]
+    fn an_entry_whose_tag_was_lost_stays_lost() {
+        let store = FarStore::new(Arc::new(Memory::default()));
+        let space = store.space(b"", b"");
+        let terms = Terms { tags: &[b"t"], ..Timeout::After(Duration::from_secs(60)).into() };
+        let value = Value::Bytes { codec: 1, bytes: b"x" };
+        let write = |name: &'static [u8]| Write { key: store.key(space, name), value, terms };
+        let is_there = |name: &'static [u8]| {
+            let mut found = false;
+            store.read(&[store.key(space, name)], &mut |_, _, _| found = true).expect("it answers");
+            found
+        };
+        store.write(&[write(b"old")], When::Always).expect("it answers");
+        assert!(is_there(b"old"));
+        store.invalidate_tags(space, &[b"t"]).expect("it answers");
+        assert!(!is_there(b"old"));
+        store.server.remove(&[&names::of_tag(space, b"t")]).expect("it answers");
+        assert!(!is_there(b"old"));
+        store.write(&[write(b"new")], When::Always).expect("it answers");
+        assert_eq!((is_there(b"old"), is_there(b"new")), (false, true));
+        // The sequence is lost as well.
+        store.server.remove(&[&names::of_sequence(space)]).expect("it answers");
+        store.invalidate_tags(space, &[b"t"]).expect("it answers");
+        assert_eq!((is_there(b"old"), is_there(b"new")), (false, false));
+        store.write(&[write(b"new")], When::Always).expect("it answers");
+        assert_eq!((is_there(b"old"), is_there(b"new")), (false, true));
+    }
+}
