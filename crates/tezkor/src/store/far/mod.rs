@@ -12,6 +12,8 @@
 
 #[cfg(test)]
 mod fixture;
+pub mod loads;
+mod locks;
 mod names;
 mod record;
 pub mod server;
@@ -50,6 +52,7 @@ pub struct FarStore {
     pub(crate) server: Arc<dyn Server>,
     /// Stale time is told by the machine's own clock: a clock that is wrong serves what is stale for longer, or not at all.
     time: Arc<Time>,
+    watched: Arc<loads::Watched>,
 }
 
 /// A fresh entry, or one of which the caller decides.
@@ -112,7 +115,7 @@ pub(crate) fn fresh_id() -> u64 {
 impl FarStore {
     /// A store on this server.
     pub fn new(server: Arc<dyn Server>) -> FarStore {
-        FarStore { server, time: Arc::new(Time::new(Clock::Wall)) }
+        FarStore { server, time: Arc::new(Time::new(Clock::Wall)), watched: Arc::default() }
     }
 
     pub(crate) fn now_unix_ms(&self) -> u64 {
@@ -298,7 +301,7 @@ impl FarStore {
         };
         let sequence = match number(&found[0]) {
             Some(sequence) => sequence,
-            None => self.begin_sequence(space)?,
+            None => self.begin_sequence(&sequence_name)?,
         };
         let known: Vec<Option<u64>> = found[1..].iter().map(sequence_in).collect();
         let text = sequence.to_string();
@@ -326,10 +329,10 @@ impl FarStore {
 
     /// Begins a sequence that the server does not know, or has lost: above all numbers that were given out before, which grow more
     /// slowly than the microseconds since 1970.
-    fn begin_sequence(&self, space: Space) -> Result<u64, Error> {
-        let (name, first) = (names::of_sequence(space), self.time.now_us());
-        self.server.add(&[Item { name: &name, bytes: first.to_string().as_bytes(), lifetime: Lifetime::Never }])?;
-        let found = self.server.get(&[&name])?.remove(0);
+    fn begin_sequence(&self, name: &[u8]) -> Result<u64, Error> {
+        let first = self.time.now_us();
+        self.server.add(&[Item { name, bytes: first.to_string().as_bytes(), lifetime: Lifetime::Never }])?;
+        let found = self.server.get(&[name])?.remove(0);
         Ok(sequence_in(&found).unwrap_or(first))
     }
 
@@ -338,13 +341,12 @@ impl FarStore {
         Ok(self.with_tags(space, &[], Lifetime::Never)?.0)
     }
 
-    fn next_sequence(&self, space: Space) -> Result<u64, Error> {
-        let name = names::of_sequence(space);
+    fn next_number(&self, name: &[u8]) -> Result<u64, Error> {
         for _ in 0..MOST_TRIES {
-            if let Incr::Value(number) = self.server.incr(&name, 1)? {
+            if let Incr::Value(number) = self.server.incr(name, 1)? {
                 return Ok(number as u64);
             }
-            self.begin_sequence(space)?;
+            self.begin_sequence(name)?;
         }
         Err(Error::outage(format!("{} keeps no numbers", self.server.title())))
     }
@@ -575,7 +577,7 @@ impl Store for FarStore {
         if tags.is_empty() {
             return Ok(());
         }
-        let sequence = self.next_sequence(space)? as i64;
+        let sequence = self.next_number(&names::of_sequence(space))? as i64;
         let tags: Vec<Vec<u8>> = tags.iter().map(|tag| names::of_tag(space, tag)).collect();
         let raised: Vec<_> = tags.iter().map(|name| (&name[..], sequence, Lifetime::After(TAG_LIFETIME))).collect();
         self.server.raise(&raised)
@@ -613,7 +615,8 @@ mod tests {
     #[test]
     fn a_far_store_keeps_the_contract() {
         let memory = Arc::new(Memory::default());
-        let store = FarStore { server: memory.clone(), time: Arc::new(Time::new(Clock::Manual)) };
+        let time = Arc::new(Time::new(Clock::Manual));
+        let store = FarStore { time, ..FarStore::new(memory.clone()) };
         let now = std::cell::Cell::new(1_700_000_000_000);
         let advance = |time: Duration| {
             now.set(now.get() + time.as_millis() as u64);

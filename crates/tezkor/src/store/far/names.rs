@@ -6,6 +6,7 @@
 //! tz:{L.P!full key}      a lock        (digits are hexadecimal, of the name's hash, on which all machines agree)
 //! tz:{L.P%full key}      a rate limit
 //! tz:{L.=sequence}       the sequence of invalidations
+//! tz:{L.=tokens}         the fencing tokens of locks
 //! ```
 //!
 //! The braces have a cluster keep what belongs to one name on one node.
@@ -81,6 +82,11 @@ fn of_text(space: Space, kind: Kind, text: &[u8]) -> Vec<u8> {
 /// The name of a location's sequence.
 pub(crate) fn of_sequence(space: Space) -> Vec<u8> {
     [&of_location(space)[..], b"=sequence}"].concat()
+}
+
+/// The name of a location's fencing tokens.
+pub(crate) fn of_tokens(space: Space) -> Vec<u8> {
+    [&of_location(space)[..], b"=tokens}"].concat()
 }
 
 /// How the tags begin that an entry of this name may have.
