@@ -34,6 +34,7 @@ mod glob;
 mod key;
 mod ledger;
 pub mod store;
+pub mod tier;
 
 pub use cache::Cache;
 pub use clock::Clock;

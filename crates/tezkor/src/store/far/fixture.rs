@@ -1,7 +1,7 @@
 //! A server in the memory of a test, whose clock can be turned: for what stands above servers. Servers themselves are tested as they are.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ pub(crate) struct Memory {
     values: Mutex<Values>,
     /// 0: the machine's clock.
     now_ms: AtomicU64,
+    is_away: AtomicBool,
+    asked_in_vain: AtomicU64,
 }
 
 type Values = BTreeMap<Vec<u8>, (Vec<u8>, Option<u64>)>;
@@ -32,6 +34,20 @@ impl Memory {
         self.set_time(0);
     }
 
+    /// From here on it answers nobody.
+    pub(crate) fn go_away(&self) {
+        self.is_away.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn come_back(&self) {
+        self.is_away.store(false, Ordering::SeqCst);
+    }
+
+    /// How often it was asked while it was away.
+    pub(crate) fn asked_in_vain(&self) -> u64 {
+        self.asked_in_vain.load(Ordering::SeqCst)
+    }
+
     fn now(&self) -> u64 {
         match self.now_ms.load(Ordering::SeqCst) {
             0 => wall_ms(),
@@ -40,11 +56,15 @@ impl Memory {
     }
 
     /// What has not expired.
-    fn live(&self) -> MutexGuard<'_, Values> {
+    fn live(&self) -> Result<MutexGuard<'_, Values>, Error> {
+        if self.is_away.load(Ordering::SeqCst) {
+            self.asked_in_vain.fetch_add(1, Ordering::SeqCst);
+            return Err(Error::outage("memory is away"));
+        }
         let now = self.now();
         let mut values = self.values.lock().expect("no test panics with it");
         values.retain(|_, (_, expires)| expires.is_none_or(|expires| now < expires));
-        values
+        Ok(values)
     }
 
     fn expiry(&self, lifetime: Lifetime, old: Option<&(Vec<u8>, Option<u64>)>) -> Option<u64> {
@@ -76,42 +96,42 @@ impl Server for Memory {
     }
 
     fn get(&self, names: &[&[u8]]) -> Result<Vec<Option<Held>>, Error> {
-        let values = self.live();
+        let values = self.live()?;
         let held = |(bytes, _): &(Vec<u8>, _)| Held { bytes: bytes.clone(), mark: Mark::of_value(bytes) };
         Ok(names.iter().map(|name| values.get(*name).map(held)).collect())
     }
 
     fn set(&self, items: &[Item<'_>]) -> Result<Vec<Put>, Error> {
-        let mut values = self.live();
+        let mut values = self.live()?;
         Ok(items.iter().map(|item| self.put(&mut values, item)).collect())
     }
 
     fn add(&self, items: &[Item<'_>]) -> Result<Vec<Put>, Error> {
-        let mut values = self.live();
+        let mut values = self.live()?;
         let add =
             |item: &Item<'_>| if values.contains_key(item.name) { Put::Held } else { self.put(&mut values, item) };
         Ok(items.iter().map(add).collect())
     }
 
     fn swap(&self, item: &Item<'_>, mark: &Mark) -> Result<Put, Error> {
-        let mut values = self.live();
+        let mut values = self.live()?;
         let is_same = values.get(item.name).is_some_and(|(bytes, _)| Mark::of_value(bytes) == *mark);
         Ok(if is_same { self.put(&mut values, item) } else { Put::Held })
     }
 
     fn remove(&self, names: &[&[u8]]) -> Result<Vec<bool>, Error> {
-        let mut values = self.live();
+        let mut values = self.live()?;
         Ok(names.iter().map(|name| values.remove(*name).is_some()).collect())
     }
 
     fn remove_marked(&self, name: &[u8], mark: &Mark) -> Result<bool, Error> {
-        let mut values = self.live();
+        let mut values = self.live()?;
         let is_same = values.get(name).is_some_and(|(bytes, _)| Mark::of_value(bytes) == *mark);
         Ok(is_same && values.remove(name).is_some())
     }
 
     fn incr(&self, name: &[u8], delta: i64) -> Result<Incr, Error> {
-        let mut values = self.live();
+        let mut values = self.live()?;
         let Some((bytes, _)) = values.get_mut(name) else { return Ok(Incr::Missing) };
         let Some(sum) = number(bytes).and_then(|number| number.checked_add(delta)) else { return Ok(Incr::NotACount) };
         *bytes = sum.to_string().into_bytes();
@@ -119,7 +139,7 @@ impl Server for Memory {
     }
 
     fn raise(&self, items: &[(&[u8], i64, Lifetime)]) -> Result<(), Error> {
-        let mut values = self.live();
+        let mut values = self.live()?;
         for (name, to, lifetime) in items {
             let old = values.get(*name);
             let (present, expires) = (old.and_then(|(bytes, _)| number(bytes)), self.expiry(*lifetime, old));
@@ -135,14 +155,14 @@ impl Server for Memory {
 
     fn touch(&self, names: &[&[u8]], lifetime: Lifetime) -> Result<Vec<bool>, Error> {
         let expires = self.expiry(lifetime, None);
-        let mut values = self.live();
+        let mut values = self.live()?;
         let touch = |name: &&[u8]| values.get_mut(*name).map(|value| value.1 = expires).is_some();
         Ok(names.iter().map(touch).collect())
     }
 
     fn left(&self, name: &[u8]) -> Result<Left, Error> {
         let now = self.now();
-        Ok(match self.live().get(name) {
+        Ok(match self.live()?.get(name) {
             None => Left::Absent,
             Some((_, None)) => Left::Never,
             Some((_, Some(expires))) => Left::Time(Duration::from_millis(expires - now)),
@@ -150,7 +170,7 @@ impl Server for Memory {
     }
 
     fn scan(&self, beginning: &[u8], each: &mut dyn FnMut(&[u8]) -> bool) -> Result<(), Error> {
-        let found: Vec<Vec<u8>> = self.live().keys().filter(|name| name.starts_with(beginning)).cloned().collect();
+        let found: Vec<Vec<u8>> = self.live()?.keys().filter(|name| name.starts_with(beginning)).cloned().collect();
         let _ = found.iter().all(|name| each(name));
         Ok(())
     }

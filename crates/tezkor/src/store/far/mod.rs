@@ -11,7 +11,7 @@
 //!    meanwhile takes the placeholder away.
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 pub mod loads;
 mod locks;
 mod names;
@@ -31,6 +31,7 @@ use crate::entry::{CODEC_COUNT, Found, Incr, Stamp, Terms, Timeout, Value, When,
 use crate::error::Error;
 use crate::event::Stats;
 use crate::key::{Key, Space};
+use crate::tier::{Debt, Tier};
 use names::Kind;
 use record::{Record, Tags};
 use server::{Held, Item, Left, Lifetime, Mark, Put, Server};
@@ -50,6 +51,8 @@ const REMOVAL: usize = 500;
 #[derive(Clone)]
 pub struct FarStore {
     pub(crate) server: Arc<dyn Server>,
+    /// The same, where outages are written down.
+    tier: Option<Arc<Tier>>,
     /// Stale time is told by the machine's own clock: a clock that is wrong serves what is stale for longer, or not at all.
     time: Arc<Time>,
     watched: Arc<loads::Watched>,
@@ -115,7 +118,27 @@ pub(crate) fn fresh_id() -> u64 {
 impl FarStore {
     /// A store on this server.
     pub fn new(server: Arc<dyn Server>) -> FarStore {
-        FarStore { server, time: Arc::new(Time::new(Clock::Wall)), watched: Arc::default() }
+        FarStore { server, tier: None, time: Arc::new(Time::new(Clock::Wall)), watched: Arc::default() }
+    }
+
+    /// A store on a server behind a breaker.
+    pub fn behind(tier: Arc<Tier>) -> FarStore {
+        FarStore { tier: Some(tier.clone()), ..FarStore::new(tier) }
+    }
+
+    /// The breaker, if there is one.
+    pub fn tier(&self) -> Option<&Tier> {
+        self.tier.as_deref()
+    }
+
+    /// What an outage has left undone is done before the server is asked again.
+    fn owed<T>(&self, result: Result<T, Error>, debt: Debt, names: &[&[u8]]) -> Result<T, Error> {
+        if let (Err(error), Some(tier)) = (&result, &self.tier)
+            && (error.is_outage() || error.is_setting())
+        {
+            tier.owe(debt, names);
+        }
+        result
     }
 
     pub(crate) fn now_unix_ms(&self) -> u64 {
@@ -426,10 +449,6 @@ impl FarStore {
         Ok(Incr::Missing)
     }
 
-    fn remove_all(&self, beginning: &[u8]) -> Result<u64, Error> {
-        self.remove_those(beginning, &|_| true)
-    }
-
     /// Removes the names that begin so and fit, placeholders of loads included: what they bring is not stored then.
     fn remove_those(&self, beginning: &[u8], fits: &dyn Fn(&[u8]) -> bool) -> Result<u64, Error> {
         let mut found = Vec::new();
@@ -447,6 +466,15 @@ impl FarStore {
             removed += self.server.remove(&batch)?.into_iter().filter(|was_there| *was_there).count() as u64;
         }
         Ok(removed)
+    }
+}
+
+/// Invalidates a tag by its name on a server, after an outage.
+pub(crate) fn invalidate(server: &dyn Server, tag: &[u8]) -> Result<(), Error> {
+    match server.incr(&names::sequence_beside(tag), 1)? {
+        Incr::Value(sequence) => server.raise(&[(tag, sequence, Lifetime::After(TAG_LIFETIME))]),
+        // Without a sequence no entry with tags is fresh; the next one is above all births.
+        _ => server.remove(&[tag]).map(drop),
     }
 }
 
@@ -570,27 +598,35 @@ impl Store for FarStore {
 
     fn remove_where(&self, space: Space, fits: &dyn Fn(&[u8]) -> bool) -> Result<u64, Error> {
         let beginning = names::of_prefix(space, Kind::Entry);
-        self.remove_those(&beginning, &|name| names::full_key(name, &beginning).is_some_and(fits))
+        let removed = self.remove_those(&beginning, &|name| names::full_key(name, &beginning).is_some_and(fits));
+        self.owed(removed, Debt::Everything, &[&beginning])
     }
 
     fn invalidate_tags(&self, space: Space, tags: &[&[u8]]) -> Result<(), Error> {
         if tags.is_empty() {
             return Ok(());
         }
-        let sequence = self.next_number(&names::of_sequence(space))? as i64;
         let tags: Vec<Vec<u8>> = tags.iter().map(|tag| names::of_tag(space, tag)).collect();
-        let raised: Vec<_> = tags.iter().map(|name| (&name[..], sequence, Lifetime::After(TAG_LIFETIME))).collect();
-        self.server.raise(&raised)
+        let tags: Vec<&[u8]> = tags.iter().map(Vec::as_slice).collect();
+        let raised = self.next_number(&names::of_sequence(space)).and_then(|sequence| {
+            let raised: Vec<_> =
+                tags.iter().map(|name| (*name, sequence as i64, Lifetime::After(TAG_LIFETIME))).collect();
+            self.server.raise(&raised)
+        });
+        self.owed(raised, Debt::Tag, &tags)
     }
 
     fn clear(&self, space: Space) -> Result<(), Error> {
         let beginning = names::of_location(space);
         // Tags, locks and rate limits stay: entries that are written from here on depend on them.
-        self.remove_those(&beginning, &|name| names::is_entry(name)).map(drop)
+        let removed = self.remove_those(&beginning, &|name| names::is_entry(name)).map(drop);
+        self.owed(removed, Debt::Everything, &[&beginning])
     }
 
     fn clear_prefix(&self, space: Space) -> Result<(), Error> {
-        self.remove_all(&names::of_prefix(space, Kind::Entry)).map(drop)
+        let beginning = names::of_prefix(space, Kind::Entry);
+        let removed = self.remove_those(&beginning, &|_| true).map(drop);
+        self.owed(removed, Debt::Everything, &[&beginning])
     }
 
     fn stats(&self) -> Stats {

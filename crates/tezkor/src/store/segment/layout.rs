@@ -2,7 +2,7 @@
 //! It never touches memory; `docs/format.md` draws the same byte by byte.
 //!
 //! ```text
-//! header 4 KiB | workers | rows | intents | claims (2 tables) | rate windows | Ledger (4 tables) | segment table | index | padding to 4 KiB
+//! header 4 KiB | workers | rows | intents | claims (2 tables) | rate windows | tiers | Ledger (4 tables) | segment table | index | padding to 4 KiB
 //! | segments ...
 //! ```
 
@@ -160,6 +160,19 @@ pub(crate) mod claim {
     pub(crate) const TABLES: usize = 2;
 }
 
+/// Words of a tier: what the machine knows of a far store.
+pub(crate) mod tier {
+    pub(crate) const WORDS: usize = 4;
+    /// Tiers of all caches that share the region.
+    pub(crate) const ROWS: usize = 64;
+    /// Which one; 0: nobody's.
+    pub(crate) const NAME: usize = 0;
+    /// The state of the breaker.
+    pub(crate) const BREAKER: usize = 1;
+    /// Invalidations that the store has not been told of.
+    pub(crate) const DEBTS: usize = 2;
+}
+
 /// Slots of a bucket; word 0 of the bucket is its part of the ghost queue.
 pub(crate) const BUCKET_WORDS: usize = 8;
 
@@ -184,6 +197,7 @@ pub(crate) struct Geometry {
     pub(crate) intents_at: usize,
     pub(crate) claims_at: usize,
     pub(crate) rates_at: usize,
+    pub(crate) tiers_at: usize,
     pub(crate) ledger_at: usize,
     pub(crate) table_at: usize,
     pub(crate) index_at: usize,
@@ -234,7 +248,8 @@ impl Geometry {
         let intents_at = rows_at + rows * row::WORDS;
         let claims_at = (intents_at + intents * intent::WORDS).next_multiple_of(BUCKET_WORDS);
         let rates_at = claims_at + claim::TABLES * claim_buckets * claim::BUCKET_WORDS;
-        let ledger_at = rates_at + rate_buckets * claim::RATE_BUCKET_WORDS;
+        let tiers_at = rates_at + rate_buckets * claim::RATE_BUCKET_WORDS;
+        let ledger_at = tiers_at + tier::ROWS * tier::WORDS;
         let table_at = ledger_at + (4usize << ledger_bits);
         let index_at = (table_at + most_segments * segment::WORDS).next_multiple_of(BUCKET_WORDS);
         let segments_at = (index_at + buckets * BUCKET_WORDS).next_multiple_of(PAGE_WORDS);
@@ -256,6 +271,7 @@ impl Geometry {
             intents_at,
             claims_at,
             rates_at,
+            tiers_at,
             ledger_at,
             table_at,
             index_at,

@@ -32,6 +32,7 @@ pub(crate) mod schedules;
 pub(crate) mod slot;
 pub(crate) mod state;
 mod survey;
+pub(crate) mod tiers;
 pub(crate) mod words;
 mod workers;
 pub(crate) mod write;
@@ -377,7 +378,7 @@ impl SegmentStore {
         }
     }
 
-    fn leave_events(&self, events: impl IntoIterator<Item = Event>) {
+    pub(crate) fn leave_events(&self, events: impl IntoIterator<Item = Event>) {
         let more: Vec<Event> = events.into_iter().collect();
         self.events.rcu(|events| events.iter().chain(&more).cloned().collect::<Vec<_>>());
         self.has_events.store(true, Ordering::Release);

@@ -1,0 +1,556 @@
+//! A tier: a server in its position, and the one place that holds the policy for outages.
+//!
+//! A server that refuses the password is away like any other, and the event says why. It never raises an outage to a reader of the cache: an error that [`Error::is_outage`] is a miss to the layer above, and has been
+//! counted here. What the server must still be told (a removal, an invalidation) is written down in the machine's region, and told
+//! before the server is trusted again.
+//!
+//! The breaker is a word that all workers of the machine share:
+//!
+//! ```text
+//! closed --three failures in a row--> open --its rest is over: one worker--> on trial --it answers, nothing is owed--> closed
+//!                                       ^--------------- it fails: twice the rest, a second at most -----'
+//! ```
+//!
+//! While it is open, an operation costs a look at that word. Its rests are a quarter of a second at first and a second at most, so a
+//! server that is back is used again within that time.
+
+use std::sync::Arc;
+
+use crate::cache::Cache;
+use crate::entry::{Incr, Timeout, Value, Written};
+use crate::error::Error;
+use crate::event::{Event, Level};
+use crate::key::{Space, name_hash};
+use crate::store::far;
+use crate::store::far::server::{Held, Item, Left, Lifetime, Mark, Put, Server};
+use crate::store::segment::tiers::Field;
+
+/// Failures in a row that open the breaker.
+const MOST_FAILURES: u64 = 3;
+/// The first rest, and the longest.
+const REST_MS: u64 = 250;
+const LONGEST_REST_MS: u64 = 1_000;
+/// How long a trial may take before another worker begins one: its worker may have died.
+const TRIAL_MS: u64 = 1_000;
+
+// The breaker's word; see docs/format.md.
+const UNTIL: u64 = (1 << 44) - 1;
+const PHASE_AT: u32 = 44;
+const FAILURES_AT: u32 = 48;
+const OPENED_AT: u32 = 56;
+
+/// The state of a breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The server is asked.
+    Closed,
+    /// It is left alone for a while.
+    Open,
+    /// One worker tries it.
+    OnTrial,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Breaker {
+    phase: Phase,
+    until_ms: u64,
+    failures: u64,
+    opened: u64,
+}
+
+impl Breaker {
+    fn of(word: u64) -> Breaker {
+        let phase = match (word >> PHASE_AT) & 3 {
+            0 => Phase::Closed,
+            2 => Phase::OnTrial,
+            _ => Phase::Open,
+        };
+        Breaker {
+            phase,
+            until_ms: word & UNTIL,
+            failures: (word >> FAILURES_AT) & 0xff,
+            opened: (word >> OPENED_AT) & 0xff,
+        }
+    }
+
+    fn word(self) -> u64 {
+        let phase = match self.phase {
+            Phase::Closed => 0,
+            Phase::Open => 1,
+            Phase::OnTrial => 2,
+        };
+        (self.until_ms & UNTIL)
+            | phase << PHASE_AT
+            | self.failures.min(0xff) << FAILURES_AT
+            | self.opened.min(0xff) << OPENED_AT
+    }
+
+    /// Whether its time is over; one that lies further ahead than any rest is of an earlier boot.
+    fn is_over(self, now_ms: u64) -> bool {
+        now_ms >= self.until_ms || self.until_ms > now_ms + TRIAL_MS.max(LONGEST_REST_MS)
+    }
+
+    fn opened(self, now_ms: u64) -> Breaker {
+        let rest_ms = (REST_MS << self.opened.min(8)).min(LONGEST_REST_MS);
+        Breaker { phase: Phase::Open, until_ms: now_ms + rest_ms, failures: 0, opened: self.opened + 1 }
+    }
+}
+
+/// Whether an operation may be tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum May {
+    Yes,
+    /// It is the one that tries the server after a rest.
+    Try,
+    No,
+}
+
+/// What a server has not been told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Debt {
+    /// A name to remove.
+    Removal = b'r' as isize,
+    /// A tag to invalidate.
+    Tag = b't' as isize,
+    /// Everything that begins so.
+    Everything = b'e' as isize,
+}
+
+/// A server with its breaker.
+pub struct Tier {
+    server: Arc<dyn Server>,
+    /// The region in which the machine keeps what it knows of the server.
+    machine: Cache,
+    name: u64,
+    debts: Space,
+}
+
+impl Tier {
+    /// A server whose outages are known to the machine by this region. Workers that name the server alike share its breaker.
+    pub fn new(server: Arc<dyn Server>, machine: Cache, name: &str) -> Tier {
+        let debts = machine.store().space(format!("debts of {name}").as_bytes(), b"");
+        Tier { server, machine, name: name_hash(b't', name.as_bytes()) as u64, debts }
+    }
+
+    /// What the breaker is at.
+    pub fn phase(&self) -> Phase {
+        Breaker::of(self.machine.store().tier(self.name, Field::Breaker)).phase
+    }
+
+    /// How much the server has not been told.
+    pub fn debts(&self) -> u64 {
+        self.machine.store().tier(self.name, Field::Debts)
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.machine.store().breaker_ms()
+    }
+
+    fn may_ask(&self) -> May {
+        let store = self.machine.store();
+        loop {
+            let word = store.tier(self.name, Field::Breaker);
+            let breaker = Breaker::of(word);
+            let now_ms = self.now_ms();
+            match breaker.phase {
+                // Debts that were made a moment ago are seen by whoever asks after that: so nobody reads what is to be removed.
+                Phase::Closed if store.tier(self.name, Field::Debts) == 0 => return May::Yes,
+                Phase::Open | Phase::OnTrial if !breaker.is_over(now_ms) => return May::No,
+                _ => {
+                    let trial = Breaker { phase: Phase::OnTrial, until_ms: now_ms + TRIAL_MS, ..breaker };
+                    if store.replace_tier(self.name, Field::Breaker, word, trial.word()) {
+                        return May::Try;
+                    }
+                }
+            }
+        }
+    }
+
+    fn note_success(&self) {
+        let store = self.machine.store();
+        let word = store.tier(self.name, Field::Breaker);
+        let breaker = Breaker::of(word);
+        if breaker.phase == Phase::Closed && breaker.failures > 0 {
+            // Another's failure that comes between counts on: it is one of a row all the same.
+            store.replace_tier(self.name, Field::Breaker, word, 0);
+        }
+    }
+
+    fn close(&self) {
+        let store = self.machine.store();
+        let word = store.tier(self.name, Field::Breaker);
+        if Breaker::of(word).phase == Phase::OnTrial && store.replace_tier(self.name, Field::Breaker, word, 0) {
+            self.tell(Level::Warning, format!("{} answers again", self.server.title()));
+        }
+    }
+
+    fn note_failure(&self, error: &Error) {
+        let store = self.machine.store();
+        loop {
+            let word = store.tier(self.name, Field::Breaker);
+            let breaker = Breaker::of(word);
+            let now_ms = self.now_ms();
+            let next = match breaker.phase {
+                Phase::Closed if breaker.failures + 1 < MOST_FAILURES => {
+                    Breaker { failures: breaker.failures + 1, ..breaker }
+                }
+                Phase::Closed | Phase::OnTrial => breaker.opened(now_ms),
+                // An operation that began before it was opened.
+                Phase::Open => return,
+            };
+            if store.replace_tier(self.name, Field::Breaker, word, next.word()) {
+                if breaker.phase == Phase::Closed && next.phase == Phase::Open {
+                    let text =
+                        format!("{error}; the cache does without {} until it answers again", self.server.title());
+                    self.tell(Level::Error, text);
+                }
+                return;
+            }
+        }
+    }
+
+    fn tell(&self, level: Level, text: String) {
+        self.machine.store().leave_events([Event::new(level, text)]);
+    }
+
+    /// Does what is asked of the server, unless it is left alone at the moment.
+    fn ask<T>(&self, call: impl FnOnce(&dyn Server) -> Result<T, Error>) -> Result<T, Error> {
+        let may = self.may_ask();
+        if may == May::No {
+            return Err(Error::outage(format!(
+                "{} is left alone for a moment: it did not answer",
+                self.server.title()
+            )));
+        }
+        if may == May::Try
+            && let Err(error) = self.pay()
+        {
+            self.note_failure(&error);
+            return Err(error);
+        }
+        let result = call(&*self.server);
+        match &result {
+            Err(error) if error.is_outage() || error.is_setting() => self.note_failure(error),
+            _ if may == May::Try => self.close(),
+            _ => self.note_success(),
+        }
+        result
+    }
+
+    /// Writes down what the server could not be told. From here on nobody asks it before it has been.
+    pub(crate) fn owe(&self, debt: Debt, names: &[&[u8]]) {
+        for name in names {
+            let text = [&[debt as u8], *name].concat();
+            let store = self.machine.store();
+            // Counted before it is written: one that is lost for want of room is missed then.
+            store.add_to_tier(self.name, Field::Debts, 1);
+            let written = self.machine.add(&store.key(self.debts, &text), Value::Count(1), Timeout::Never);
+            if matches!(written, Written::Held) {
+                store.add_to_tier(self.name, Field::Debts, -1);
+            }
+        }
+    }
+
+    /// Tells the server what it has not been told.
+    fn pay(&self) -> Result<(), Error> {
+        let store = self.machine.store();
+        let owed = store.tier(self.name, Field::Debts);
+        if owed == 0 {
+            return Ok(());
+        }
+        let mut written: Vec<Vec<u8>> = Vec::new();
+        self.machine.scan_location(self.debts, &mut |key| {
+            written.push(key.to_vec());
+            true
+        });
+        let is_complete = written.len() as u64 >= owed;
+        let names = |debt: Debt| {
+            let of_kind = written.iter().filter(move |key| key.first() == Some(&(debt as u8)));
+            of_kind.map(|key| &key[1..]).collect::<Vec<_>>()
+        };
+        for batch in names(Debt::Removal).chunks(500) {
+            self.server.remove(batch)?;
+        }
+        for tag in names(Debt::Tag) {
+            far::invalidate(&*self.server, tag)?;
+        }
+        let mut beginnings = names(Debt::Everything);
+        if !is_complete {
+            // What was written down has been evicted in part: nothing that is ours can be trusted.
+            beginnings = vec![b"tz:{"];
+        }
+        for beginning in beginnings {
+            self.remove_all(beginning)?;
+        }
+        let mut paid = 0;
+        for key in &written {
+            paid += u64::from(self.machine.delete(&store.key(self.debts, key)));
+        }
+        let paid = if is_complete { paid } else { owed };
+        store.add_to_tier(self.name, Field::Debts, -(paid as i64));
+        if store.tier(self.name, Field::Debts) == 0 {
+            return Ok(());
+        }
+        Err(Error::outage(format!("{} has not been told of all that was removed", self.server.title())))
+    }
+
+    fn remove_all(&self, beginning: &[u8]) -> Result<(), Error> {
+        let mut found = Vec::new();
+        self.server.scan(beginning, &mut |name| {
+            found.push(name.to_vec());
+            true
+        })?;
+        for batch in found.chunks(500) {
+            self.server.remove(&batch.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+        }
+        Ok(())
+    }
+
+    /// Does what changes names, and owes their removal if nobody knows what became of it.
+    fn change<T>(&self, names: &[&[u8]], call: impl FnOnce(&dyn Server) -> Result<T, Error>) -> Result<T, Error> {
+        let result = self.ask(call);
+        if result.as_ref().is_err_and(|error| error.is_outage() || error.is_setting()) {
+            self.owe(Debt::Removal, names);
+        }
+        result
+    }
+}
+
+fn names_of<'i>(items: &[Item<'i>]) -> Vec<&'i [u8]> {
+    items.iter().map(|item| item.name).collect()
+}
+
+impl Server for Tier {
+    fn title(&self) -> String {
+        self.server.title()
+    }
+
+    fn largest_value_bytes(&self) -> usize {
+        self.server.largest_value_bytes()
+    }
+
+    fn get(&self, names: &[&[u8]]) -> Result<Vec<Option<Held>>, Error> {
+        self.ask(|server| server.get(names))
+    }
+
+    fn set(&self, items: &[Item<'_>]) -> Result<Vec<Put>, Error> {
+        self.change(&names_of(items), |server| server.set(items))
+    }
+
+    fn add(&self, items: &[Item<'_>]) -> Result<Vec<Put>, Error> {
+        self.ask(|server| server.add(items))
+    }
+
+    fn swap(&self, item: &Item<'_>, mark: &Mark) -> Result<Put, Error> {
+        self.change(&[item.name], |server| server.swap(item, mark))
+    }
+
+    fn remove(&self, names: &[&[u8]]) -> Result<Vec<bool>, Error> {
+        self.change(names, |server| server.remove(names))
+    }
+
+    fn remove_marked(&self, name: &[u8], mark: &Mark) -> Result<bool, Error> {
+        self.ask(|server| server.remove_marked(name, mark))
+    }
+
+    fn incr(&self, name: &[u8], delta: i64) -> Result<Incr, Error> {
+        self.ask(|server| server.incr(name, delta))
+    }
+
+    fn raise(&self, items: &[(&[u8], i64, Lifetime)]) -> Result<(), Error> {
+        self.ask(|server| server.raise(items))
+    }
+
+    fn touch(&self, names: &[&[u8]], lifetime: Lifetime) -> Result<Vec<bool>, Error> {
+        self.ask(|server| server.touch(names, lifetime))
+    }
+
+    fn left(&self, name: &[u8]) -> Result<Left, Error> {
+        self.ask(|server| server.left(name))
+    }
+
+    fn scan(&self, beginning: &[u8], each: &mut dyn FnMut(&[u8]) -> bool) -> Result<(), Error> {
+        self.ask(|server| server.scan(beginning, each))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::entry::{Terms, When};
+    use crate::store::far::FarStore;
+    use crate::store::far::fixture::Memory;
+    use crate::store::{Store, Write};
+
+    /// A machine with two workers, each with a tier of its own over the same server and region.
+    struct Machine {
+        server: Arc<Memory>,
+        workers: [FarStore; 2],
+        region: Cache,
+    }
+
+    fn machine(name: &str) -> Machine {
+        let server = Arc::new(Memory::default());
+        let region = Cache::open(&Config::new(&format!("memory://tier {name}")).expect("a location")).expect("memory");
+        let worker = || FarStore::behind(Arc::new(Tier::new(server.clone(), region.clone(), "memory")));
+        Machine { workers: [worker(), worker()], server, region }
+    }
+
+    impl Machine {
+        fn phase(&self) -> Phase {
+            self.workers[0].tier().expect("it has one").phase()
+        }
+
+        fn debts(&self) -> u64 {
+            self.workers[0].tier().expect("it has one").debts()
+        }
+
+        /// What a worker reads; an outage is a miss.
+        fn get(&self, worker: usize, name: &[u8]) -> Option<Vec<u8>> {
+            let store = &self.workers[worker];
+            let mut found = None;
+            let key = store.key(store.space(b"", b""), name);
+            let _ = store.read(&[key], &mut |_, _, bytes| found = Some(bytes.to_vec()));
+            found
+        }
+
+        fn set(&self, name: &[u8], tags: &[&[u8]]) -> bool {
+            let store = &self.workers[0];
+            let key = store.key(store.space(b"", b""), name);
+            let terms = Terms { tags, ..Timeout::After(Duration::from_secs(60)).into() };
+            let value = Value::Bytes { codec: 1, bytes: name };
+            store.write(&[Write { key, value, terms }], When::Always).is_ok()
+        }
+
+        fn remove(&self, name: &[u8]) -> bool {
+            let store = &self.workers[0];
+            store.remove(&[store.key(store.space(b"", b""), name)]).is_ok()
+        }
+
+        fn wait_until_closed(&self) {
+            let start = std::time::Instant::now();
+            while self.phase() != Phase::Closed || self.debts() > 0 {
+                self.get(1, b"anything");
+                assert!(start.elapsed() < Duration::from_secs(2), "the server is back for two seconds");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+
+    #[test]
+    fn three_failures_open_the_breaker_for_all_workers_and_an_answer_closes_it() {
+        let machine = machine("opens");
+        assert!(machine.set(b"k", &[]));
+        machine.server.go_away();
+        for _ in 0..10 {
+            assert_eq!(machine.get(0, b"k"), None);
+            assert_eq!(machine.get(1, b"k"), None);
+        }
+        assert_eq!(machine.server.asked_in_vain(), MOST_FAILURES);
+        assert_eq!(machine.phase(), Phase::Open);
+        machine.server.come_back();
+        machine.wait_until_closed();
+        assert_eq!(machine.get(0, b"k").as_deref(), Some(&b"k"[..]));
+        let told: Vec<String> = machine.region.take_events().into_iter().map(|event| event.text).collect();
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].contains("memory is away") && told[1].contains("answers again"), "{told:?}");
+    }
+
+    #[test]
+    fn failures_that_are_not_in_a_row_open_nothing() {
+        let machine = machine("row");
+        for _ in 0..5 {
+            machine.server.go_away();
+            machine.get(0, b"k");
+            machine.get(0, b"k");
+            machine.server.come_back();
+            machine.get(1, b"k");
+            assert_eq!(machine.phase(), Phase::Closed);
+        }
+    }
+
+    /// While the server is away something is removed, another set anew, a tag invalidated: what the server has of them is never
+    /// read again.
+    #[test]
+    fn what_was_changed_during_an_outage_is_told_before_anything_is_read() {
+        let machine = machine("debts");
+        for name in [&b"removed"[..], b"set", b"kept"] {
+            assert!(machine.set(name, &[]));
+        }
+        assert!(machine.set(b"tagged", &[b"t"]) && machine.set(b"other", &[b"u"]));
+        machine.server.go_away();
+        assert!(!machine.remove(b"removed") && !machine.set(b"set", &[]));
+        let store = &machine.workers[0];
+        assert!(store.invalidate_tags(store.space(b"", b""), &[b"t"]).is_err());
+        assert!(!machine.remove(b"removed"), "twice");
+        assert_eq!(machine.debts(), 3);
+        machine.server.come_back();
+        machine.wait_until_closed();
+        let read = [&b"removed"[..], b"set", b"tagged", b"kept", b"other"].map(|name| machine.get(1, name).is_some());
+        assert_eq!(read, [false, false, false, true, true]);
+        assert_eq!(machine.debts(), 0);
+    }
+
+    /// One change fails, and the breaker is closed: the very next read must not see what it should have changed.
+    #[test]
+    fn a_single_failed_removal_is_made_good_before_the_next_read() {
+        let machine = machine("single");
+        assert!(machine.set(b"k", &[]));
+        machine.server.go_away();
+        assert!(!machine.remove(b"k"));
+        machine.server.come_back();
+        assert_eq!(machine.phase(), Phase::Closed);
+        assert_eq!(machine.get(1, b"k"), None);
+        assert!(machine.set(b"k", &[]));
+        assert!(machine.get(1, b"k").is_some());
+    }
+
+    #[test]
+    fn debts_that_were_evicted_empty_the_server() {
+        let machine = machine("evicted");
+        assert!(machine.set(b"one", &[]) && machine.set(b"two", &[]));
+        machine.server.go_away();
+        assert!(!machine.remove(b"one"));
+        machine.region.clear(machine.workers[0].tier().expect("it has one").debts);
+        machine.server.come_back();
+        machine.wait_until_closed();
+        assert_eq!((machine.get(0, b"one"), machine.get(0, b"two")), (None, None));
+    }
+
+    #[test]
+    fn writers_that_never_rest_do_not_hold_up_the_recovery() {
+        let machine = machine("busy");
+        machine.server.go_away();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for number in 0..3 {
+                let (machine, stop) = (&machine, &stop);
+                scope.spawn(move || {
+                    let mut round = 0_u64;
+                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        round += 1;
+                        machine.remove(format!("{number} {}", round % 50).as_bytes());
+                    }
+                });
+            }
+            std::thread::sleep(Duration::from_millis(600));
+            machine.server.come_back();
+            let start = std::time::Instant::now();
+            while !machine.set(b"k", &[]) || machine.get(1, b"k").is_none() {
+                assert!(start.elapsed() < Duration::from_secs(2), "{:?}, {} debts", machine.phase(), machine.debts());
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+    }
+
+    #[test]
+    fn words_come_back() {
+        for phase in [Phase::Closed, Phase::Open, Phase::OnTrial] {
+            let breaker = Breaker { phase, until_ms: UNTIL, failures: 2, opened: 255 };
+            assert_eq!(Breaker::of(breaker.word()), breaker);
+        }
+    }
+}
