@@ -117,6 +117,10 @@ BAD = [
         (entry(**{name: {"A": 5}}), "tezkor.W001", [f"['{name}'] has no effect", f"'OPTIONS': {{'{name}'"])
         for name in ("JITTER", "TIMEOUTS", "KEYS", "TRANSACTIONAL", "DELETE_MANY_PATTERNS")
     ),
+    (entry(OPTIONS={"MIGRATE_FROM": "redis"}), "tezkor.E002", ["is 'redis'", "'django' or 'django-redis'"]),
+    (entry(OPTIONS={"MIGRATE_FROM": ["django"]}), "tezkor.E002", ["is ['django']"]),
+    (entry(OPTIONS={"MIGRATE_FROM": "django"}), "tezkor.W006", ["is 'django'", "nobody signed", "expired"]),
+    (entry(OPTIONS={"MIGRATE_FROM": "django-redis"}), "tezkor.W006", ["what django-redis wrote is read"]),
     (entry(OPTIONS={"TIMEOUT": 5}), "tezkor.E003", ["Write 'TIMEOUT' next to OPTIONS, not in it."]),
     (entry(OPTIONS={"JITER": 5}), "tezkor.E003", ["Did you mean 'JITTER'?"]),
     (entry(OPTIONS={"max_entries": 5}), "tezkor.E003", ["'max_entries'", "Did you mean 'MAX_ENTRIES'?"]),
@@ -186,6 +190,8 @@ def test_a_plan_holds_what_the_options_mean():
 
     assert plan().arguments.get("jitter", 0) == 0
     assert not any((plan().delete_many_patterns, plan().transactional, plan().timeouts, plan().keys))
+    assert plan().migrate_from is None
+    assert plan(MIGRATE_FROM="django").migrate_from == "django"
     read = plan(
         JITTER=0.25, DELETE_MANY_PATTERNS=True, TRANSACTIONAL=True, TIMEOUTS={"A": 5}, KEYS={"k": "k:{a}"}
     )

@@ -1,6 +1,6 @@
 """The engine of Tezkor and its codec, in Rust. Use ``tezkor.backends`` unless there is no Django."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, final
 
 __version__: str
@@ -244,6 +244,28 @@ class Load:
 
     def is_awaited(self, /) -> bool:
         """Whether anybody, in any process, waits for a load that the caller runs."""
+
+@final
+class Seal:
+    """A value as the bytes that a far store holds of it, and back. The first key seals, all keys open.
+
+    Pickles are signed; with ``encrypt`` every value is encrypted. Without keys pickles are refused.
+    """
+
+    def __new__(
+        cls,
+        keys: Sequence[str | bytes],
+        /,
+        *,
+        encrypt: bool = False,
+        pickle: bool = True,
+        compress_min_bytes: int = 1024,
+    ) -> Seal: ...
+    def seal(self, full_key: bytes, value: Any, /, header: bytes = b"") -> bytes:
+        """The codec byte and the payload, for this key and this header only."""
+
+    def unseal(self, full_key: bytes, data: bytes, /, header: bytes = b"") -> Any:
+        """The value. Raises ValueError for what was not sealed for this key and this header."""
 
 def encode(value: Any, /) -> bytes:
     """A value as bytes: the number of the codec, then its payload. A number is never a counter here."""

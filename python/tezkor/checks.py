@@ -51,6 +51,7 @@ def _check(alias: str, backend: Any, entry: dict[str, Any]) -> Iterator[CheckMes
     for mistake in backend.read(location, _params(entry)).mistakes:
         yield Error(f"CACHES[{alias!r}]{mistake.where} {mistake.text}.", hint=mistake.hint, id=mistake.id)
     yield from _check_names(alias, entry)
+    yield from _check_migration(alias, backend, entry)
     timeout = entry.get("TIMEOUT", 300)
     is_nan = isinstance(timeout, float) and timeout != timeout  # an error of its own
     if timeout is not None and not is_nan and not _is_number(timeout):
@@ -106,6 +107,18 @@ def _check_names(alias: str, entry: dict[str, Any]) -> Iterator[CheckMessage]:
                 hint=f"Did you mean {near[0]!r}?",
                 id="tezkor.W001",
             )
+
+
+def _check_migration(alias: str, backend: Any, entry: dict[str, Any]) -> Iterator[CheckMessage]:
+    """Our own pickles are signed; those of other libraries are not."""
+    library = backend.read(entry.get("LOCATION", ""), _params(entry)).migrate_from
+    if library is not None:
+        yield Warning(
+            f"CACHES[{alias!r}]['OPTIONS']['MIGRATE_FROM'] is {library!r}: on a miss, what {library} wrote is read "
+            "although nobody signed it, so whoever can write to the server can run code here.",
+            hint="Remove it once the old entries have expired: after the longest timeout that they have.",
+            id="tezkor.W006",
+        )
 
 
 def _check_entries(alias: str, backend: Any, entry: dict[str, Any]) -> Iterator[CheckMessage]:

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from django.core.cache.backends.base import get_key_func
 
-from tezkor import _native, isolation, names
+from tezkor import _native, foreign, isolation, names
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class Plan:
     transactional: bool = False
     timeouts: Mapping[str, Any] = field(default_factory=dict)
     keys: Mapping[str, names.Template] = field(default_factory=dict)
+    # The library whose values are read on a miss.
+    migrate_from: str | None = None
     mistakes: list[Mistake] = field(default_factory=list)
 
     def wrong(self, id: str, where: str, text: str, hint: str) -> None:
@@ -66,6 +68,7 @@ def plan(to_url: Callable[[Any], str], location: Any, params: Mapping[str, Any])
     result.transactional = options.pop("TRANSACTIONAL", False)
     result.timeouts = options.pop("TIMEOUTS", {})
     result.keys = options.pop("KEYS", {})
+    result.migrate_from = options.pop("MIGRATE_FROM", None)
     result.arguments = {ARGUMENTS[name]: value for name, value in options.items() if name in ARGUMENTS}
     try:
         url = to_url(location)
@@ -282,6 +285,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "DELETE_MANY_PATTERNS": _yes_or_no,
     "TRANSACTIONAL": _yes_or_no,
     "TIMEOUTS": _named(names.seconds, "seconds, such as {'STATIC': 86400}"),
+    "MIGRATE_FROM": foreign.library,
     "KEYS": _named(names.Template, "template, such as {'product': 'product:{pk}'}"),
 }
 

@@ -1,7 +1,7 @@
 //! Python bindings of Tezkor: borrow, call, convert. No policy lives here.
 //!
 //! Read `cache.rs` first: the Python class. Below it `alias.rs` joins keys, decoded values and the engine; `codec/` turns
-//! Python objects into the engine's format and back; `values.rs` holds the rule of what may be shared between callers.
+//! Python objects into the engine's format and back, `seal.rs` signs and encrypts what leaves the machine; `values.rs` holds the rule of what may be shared between callers.
 
 mod alias;
 mod cache;
@@ -15,6 +15,8 @@ mod place;
 mod raw;
 mod report;
 mod scratch;
+mod seal;
+mod sealed;
 mod terms;
 mod timeout;
 mod transactions;
@@ -49,6 +51,8 @@ mod _native {
     use crate::load::Load;
     #[pymodule_export]
     use crate::place::parse_location;
+    #[pymodule_export]
+    use crate::sealed::Seal;
     #[pymodule_export]
     use crate::transactions::{open_transactions, set_transaction_hook};
 

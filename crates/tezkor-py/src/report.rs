@@ -12,6 +12,7 @@ use tezkor::decoded::Lookup;
 use tezkor::{Key, Level, Missing};
 
 use crate::alias::Alias;
+use crate::codec::far::Suspicion;
 use crate::key::key_text;
 
 /// When the same text is logged again, and how many different ones until then.
@@ -147,6 +148,15 @@ pub fn tell_unreadable(py: Python<'_>, key: &Key<'_>, error: &PyErr) {
     let raised = format!("{kind}: {}", error.value(py));
     let text = format!("the entry {key:?} is a miss in this process: unpickling it raised {raised}");
     if let Err(error) = log(py, intern!(py, "warning"), &raised, &text) {
+        error.write_unraisable(py, None);
+    }
+}
+
+/// Logs that a value in a far store was refused before it was decoded: of all that are refused for the same reason, one.
+pub fn tell_refused(py: Python<'_>, full_key: &[u8], suspicion: Suspicion) {
+    let key = String::from_utf8_lossy(full_key);
+    let text = format!("the value of {key:?} in the far store is a miss: {}", suspicion.text());
+    if let Err(error) = log(py, intern!(py, "warning"), suspicion.text(), &text) {
         error.write_unraisable(py, None);
     }
 }

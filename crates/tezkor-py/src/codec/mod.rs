@@ -4,6 +4,7 @@
 pub mod compress;
 mod decode;
 mod encode;
+pub mod far;
 mod fault;
 mod model;
 mod moment;

@@ -3,7 +3,7 @@
 //! Never runs code, never reads past its input, never allocates more than its input can describe: what is damaged
 //! or foreign is an [`Error`], and the cache treats that as a miss.
 //!
-//! A stored value is a codec byte and a payload. The low six bits of the codec byte say what the payload is:
+//! A stored value is a codec byte and a payload. The low four bits of the codec byte say what the payload is:
 //!
 //! | codec | payload |
 //! |---|---|
@@ -14,6 +14,9 @@
 //!
 //! [`FLAG_LZ4`] (0x40) and [`FLAG_ZSTD`] (0x80) say that the payload is compressed: four bytes, little endian, with the
 //! size it unpacks to (at most [`MAX_UNPACKED`]), then one LZ4 block or one zstd frame.
+//!
+//! In stores outside of the machine [`FLAG_SIGNED`] (0x10) or [`FLAG_ENCRYPTED`] (0x20) says that all that, compressed or not, is
+//! sealed: the payload ends in a seal that also covers the codec byte and the key. A reader that opens no seals refuses both.
 //!
 //! # Values
 //!
@@ -78,7 +81,11 @@ pub const CODEC_PICKLE: u8 = 2;
 /// The payload is a list of Django models, each with a fingerprint of its fields, and a pickle.
 pub const CODEC_MODEL_PICKLE: u8 = 3;
 /// The bits of the codec byte that say what the payload is.
-pub const CODEC_MASK: u8 = 0x3f;
+pub const CODEC_MASK: u8 = 0x0f;
+/// The payload ends in a signature.
+pub const FLAG_SIGNED: u8 = 0x10;
+/// The payload is encrypted.
+pub const FLAG_ENCRYPTED: u8 = 0x20;
 /// The payload is a size and an LZ4 block.
 pub const FLAG_LZ4: u8 = 0x40;
 /// The payload is a size and a zstd frame.
