@@ -284,7 +284,7 @@ impl Alias {
             Ok(value) => value,
             Err(Unreadable::Miss) => return Ok(None),
             Err(Unreadable::Raised(error)) => {
-                report::tell_unreadable(py, key, &error);
+                report::tell_unreadable(py, key.bytes(), &error);
                 return Ok(None);
             }
             Err(Unreadable::Python(error)) => return Err(error),
@@ -610,6 +610,6 @@ impl Writable<'_> {
 }
 
 /// A number to add, if plain addition is meant: classes of their own may add in a way of their own.
-fn plain_delta(delta: &Bound<'_, PyAny>) -> Option<i64> {
+pub fn plain_delta(delta: &Bound<'_, PyAny>) -> Option<i64> {
     if delta.is_exact_instance_of::<PyBool>() { delta.extract().ok() } else { small_int(delta) }
 }

@@ -103,7 +103,7 @@ impl Cache {
         let mut taken = scratch::take();
         let scratch = &mut *taken;
         alias.compose(&key, version.as_ref(), &mut scratch.key)?;
-        let found = match ask(slf, &scratch.key)? {
+        let found = match ask(slf.as_any(), &scratch.key)? {
             Answer::GoOn => {
                 let key = alias.key(alias.space(), &scratch.key)?;
                 alias.read(py, &key, &mut scratch.read)?
@@ -129,7 +129,7 @@ impl Cache {
         for key in keys.try_iter()? {
             let key = key?;
             alias.compose(&key, version.as_ref(), &mut scratch.key)?;
-            let value = match ask(slf, &scratch.key)? {
+            let value = match ask(slf.as_any(), &scratch.key)? {
                 Answer::GoOn => alias.read(py, &alias.key(space, &scratch.key)?, &mut scratch.read)?,
                 Answer::Bypass => None,
                 Answer::Value(value) => Some(value),
@@ -251,7 +251,7 @@ impl Cache {
         let alias = &slf.get().alias;
         let mut taken = scratch::take();
         alias.compose(&key, version.as_ref(), &mut taken.key)?;
-        Ok(match ask(slf, &taken.key)? {
+        Ok(match ask(slf.as_any(), &taken.key)? {
             Answer::GoOn => alias.has(slf.py(), &alias.key(alias.space(), &taken.key)?),
             Answer::Bypass => false,
             Answer::Value(_) => true,
@@ -366,10 +366,10 @@ impl Cache {
         alias.compose(&key, version.as_ref(), &mut scratch.key)?;
         let begun = |load, value: Option<Object<'py>>| {
             let load =
-                Load::new(slf.clone().unbind(), &scratch.key, alias.engine.clone(), load, value.map(Bound::unbind));
+                Load::near(slf.clone().unbind(), &scratch.key, alias.engine.clone(), load, value.map(Bound::unbind));
             Ok(Bound::new(py, load)?.into_any())
         };
-        match ask(slf, &scratch.key)? {
+        match ask(slf.as_any(), &scratch.key)? {
             Answer::GoOn => {}
             Answer::Bypass => return begun(None, None),
             Answer::Value(value) => return Ok(value),

@@ -7,6 +7,7 @@ mod alias;
 mod cache;
 mod codec;
 mod django;
+mod far;
 mod intended;
 mod key;
 mod load;
@@ -17,6 +18,7 @@ mod report;
 mod scratch;
 mod seal;
 mod sealed;
+mod server;
 mod terms;
 mod timeout;
 mod transactions;
@@ -48,11 +50,15 @@ mod _native {
     #[pymodule_export]
     use crate::cache::Cache;
     #[pymodule_export]
+    use crate::far::FarCache;
+    #[pymodule_export]
     use crate::load::Load;
     #[pymodule_export]
     use crate::place::parse_location;
     #[pymodule_export]
     use crate::sealed::Seal;
+    #[pymodule_export]
+    use crate::server::Server;
     #[pymodule_export]
     use crate::transactions::{open_transactions, set_transaction_hook};
 

@@ -1,26 +1,27 @@
-//! One load of one key: what `Cache.load` answers when there is no fresh value. It decides nothing: who runs what, waits and
-//! gives up is Python's matter.
+//! One load of one key: what `load` answers when there is no fresh value. It decides nothing: who runs what, waits and gives up
+//! is Python's matter.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use tezkor::Instead;
 
 use crate::cache::Cache;
+use crate::far::{FarCache, FarLoad};
 use crate::scratch;
 use crate::terms::{read_terms, seconds};
 use crate::timeout::Given;
 
+/// Between two looks at a load that another machine runs.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
 /// A load. Dropping one that its caller runs ends it, so that nobody waits for ever.
 #[pyclass(frozen, module = "tezkor._native")]
 pub struct Load {
-    cache: Py<Cache>,
     full: Vec<u8>,
-    engine: tezkor::Cache,
-    /// `None`: a transaction has changed the key, so that nothing is stored.
-    load: Mutex<Option<tezkor::Load>>,
+    part: Part,
     is_owner: bool,
     is_busy: bool,
     is_early: bool,
@@ -28,8 +29,15 @@ pub struct Load {
     value: Option<Py<PyAny>>,
 }
 
+/// The load of the engine; `None`: it has ended, or a transaction has changed the key, so that nothing is stored.
+enum Part {
+    Near { cache: Py<Cache>, engine: tezkor::Cache, load: Mutex<Option<tezkor::Load>> },
+    Far { cache: Py<FarCache>, load: Mutex<Option<FarLoad>> },
+}
+
 impl Load {
-    pub fn new(
+    /// A load of a cache on this machine.
+    pub fn near(
         cache: Py<Cache>,
         full: &[u8],
         engine: tezkor::Cache,
@@ -37,26 +45,87 @@ impl Load {
         value: Option<Py<PyAny>>,
     ) -> Self {
         Self {
+            full: full.to_vec(),
             is_owner: load.as_ref().is_some_and(tezkor::Load::is_owner),
             is_busy: load.as_ref().is_some_and(tezkor::Load::is_busy),
             is_early: load.as_ref().is_some_and(|load| matches!(load.instead, Some(Instead::Early(_)))),
             birth: load.as_ref().map_or(0, tezkor::Load::birth),
-            cache,
-            full: full.to_vec(),
-            engine,
-            load: Mutex::new(load),
+            part: Part::Near { cache, engine, load: Mutex::new(load) },
             value,
         }
     }
 
-    fn locked(&self) -> MutexGuard<'_, Option<tezkor::Load>> {
-        self.load.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A load of a cache on a server.
+    pub fn far(cache: Py<FarCache>, full: &[u8], load: Option<FarLoad>, value: Option<Py<PyAny>>) -> Self {
+        Self {
+            full: full.to_vec(),
+            is_owner: load.as_ref().is_some_and(FarLoad::is_owner),
+            is_busy: load.as_ref().is_some_and(FarLoad::is_busy),
+            is_early: load.as_ref().is_some_and(FarLoad::is_early),
+            birth: load.as_ref().map_or(0, FarLoad::birth),
+            part: Part::Far { cache, load: Mutex::new(load) },
+            value,
+        }
     }
 
-    /// Takes the load away, so that it is ended once.
-    fn take(&self) -> Option<tezkor::Load> {
-        self.locked().take()
+    fn finish(&self, how: End) {
+        match &self.part {
+            Part::Near { engine, load, .. } => {
+                if let Some(mut load) = locked(load).take() {
+                    match how {
+                        End::Failed => engine.store().fail(&mut load),
+                        End::Nothing => engine.store().end(&mut load),
+                    }
+                }
+            }
+            Part::Far { cache, load } => {
+                if let Some(load) = locked(load).take() {
+                    cache.get().finish(load, how);
+                }
+            }
+        }
     }
+
+    /// The part of the load that this machine knows of.
+    fn on_machine<T>(&self, call: impl FnOnce(&tezkor::Cache, &tezkor::Load) -> T) -> Option<T> {
+        match &self.part {
+            Part::Near { engine, load, .. } => locked(load).as_ref().map(|load| call(engine, load)),
+            Part::Far { cache, load } => locked(load)
+                .as_ref()
+                .and_then(|load| load.local.as_ref().map(|local| call(cache.get().machine(), local))),
+        }
+    }
+
+    fn look(&self, py: Python<'_>) -> bool {
+        match &self.part {
+            Part::Near { engine, load, .. } => locked(load).as_ref().is_none_or(|load| engine.store().is_over(load)),
+            Part::Far { cache, load } => {
+                let Some(load) = locked(load).clone() else { return true };
+                cache.get().is_over(py, &load)
+            }
+        }
+    }
+
+    /// Sleeps for a while, until the load may be over.
+    fn sleep(&self, py: Python<'_>, left: Duration) {
+        let on_machine =
+            self.on_machine(|engine, load| load.is_busy().then(|| (engine.clone(), load.clone()))).flatten();
+        py.detach(|| match on_machine {
+            Some((engine, load)) => engine.store().sleep_for(&load, left),
+            None => std::thread::sleep(left.min(LOOK_EVERY)),
+        });
+    }
+}
+
+/// How a load ends without a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Failed,
+    Nothing,
+}
+
+fn locked<T>(load: &Mutex<T>) -> MutexGuard<'_, T> {
+    load.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[pymethods]
@@ -103,6 +172,12 @@ impl Load {
         crate::key::key_text(py, &self.full)
     }
 
+    /// Whether its verbs never wait for a network.
+    #[getter]
+    fn is_near(&self) -> bool {
+        matches!(self.part, Part::Near { .. })
+    }
+
     /// Stores what the loader returned and ends the load. False: it was overtaken by an invalidation or a
     /// set, or did not fit.
     #[pyo3(signature = (value, timeout = Given::No, tags = None, stale = None, /), text_signature = "($self, value, timeout=..., tags=None, stale=None, /)")]
@@ -113,84 +188,89 @@ impl Load {
         tags: Option<Bound<'_, PyAny>>,
         stale: Option<Bound<'_, PyAny>>,
     ) -> PyResult<bool> {
-        let cache = self.cache.get();
-        let Some(mut load) = self.take() else { return Ok(false) };
-        let mut taken = scratch::take();
-        let stored = read_terms(cache.timeout(timeout), tags.as_ref(), stale.as_ref()).and_then(|terms| {
-            let key = cache.alias.key(cache.alias.space(), &self.full)?;
-            terms.with(|terms| cache.alias.fill(&key, &mut load, &value, terms, &mut taken.write))
-        });
-        if stored.is_err() {
-            // The caller may know another way (in a thread, say), or ends it.
-            *self.locked() = Some(load);
+        match &self.part {
+            Part::Near { cache, load, .. } => {
+                let cache = cache.get();
+                let Some(mut taken) = locked(load).take() else { return Ok(false) };
+                let mut scratch = scratch::take();
+                let stored = read_terms(cache.timeout(timeout), tags.as_ref(), stale.as_ref()).and_then(|terms| {
+                    let key = cache.alias.key(cache.alias.space(), &self.full)?;
+                    terms.with(|terms| cache.alias.fill(&key, &mut taken, &value, terms, &mut scratch.write))
+                });
+                if stored.is_err() {
+                    // The caller may know another way (in a thread, say), or ends it.
+                    *locked(load) = Some(taken);
+                }
+                stored
+            }
+            Part::Far { cache, load } => {
+                let cache = cache.get();
+                let Some(mut taken) = locked(load).take() else { return Ok(false) };
+                let stored = read_terms(cache.timeout(timeout), tags.as_ref(), stale.as_ref())
+                    .and_then(|terms| terms.with(|terms| cache.fill(&self.full, &mut taken, &value, terms)));
+                match stored {
+                    Ok(_) => cache.finish(taken, End::Nothing),
+                    Err(_) => *locked(load) = Some(taken),
+                }
+                stored
+            }
         }
-        stored
     }
 
     /// Ends the load; processes that wait try one at a time, after a while.
     #[pyo3(signature = (/))]
     fn fail(&self) {
-        if let Some(mut load) = self.take() {
-            self.engine.store().fail(&mut load);
-        }
+        self.finish(End::Failed);
     }
 
     /// Ends the load without storing anything.
     #[pyo3(signature = (/))]
     fn end(&self) {
-        if let Some(mut load) = self.take() {
-            self.engine.store().end(&mut load);
-        }
+        self.finish(End::Nothing);
     }
 
     /// Waits until a load that another runs is over, or the seconds are; whether it is over.
     #[pyo3(signature = (seconds, /))]
     fn wait(&self, py: Python<'_>, seconds: f64) -> PyResult<bool> {
-        let Some(load) = self.locked().clone() else { return Ok(true) };
-        let store = self.engine.store();
         let start = Instant::now();
         let most = self::seconds(seconds);
-        store.count_waiter(&load, true);
+        self.begin_wait();
         let result = loop {
-            if store.is_over(&load) {
+            if self.look(py) {
                 break Ok(true);
             }
             let Some(left) = most.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) else { break Ok(false) };
-            py.detach(|| store.sleep_for(&load, left));
+            self.sleep(py, left);
             if let Err(error) = py.check_signals() {
                 break Err(error);
             }
         };
-        store.count_waiter(&load, false);
+        self.end_wait();
         result
     }
 
     /// Whether a load that another runs is over.
     #[pyo3(signature = (/))]
-    fn is_over(&self) -> bool {
-        self.locked().as_ref().is_none_or(|load| self.engine.store().is_over(load))
+    fn is_over(&self, py: Python<'_>) -> bool {
+        self.look(py)
     }
 
     /// Counts the caller among those who wait.
     #[pyo3(signature = (/))]
     fn begin_wait(&self) {
-        if let Some(load) = self.locked().as_ref() {
-            self.engine.store().count_waiter(load, true);
-        }
+        self.on_machine(|engine, load| engine.store().count_waiter(load, true));
     }
 
     /// Counts the caller no longer.
     #[pyo3(signature = (/))]
     fn end_wait(&self) {
-        if let Some(load) = self.locked().as_ref() {
-            self.engine.store().count_waiter(load, false);
-        }
+        self.on_machine(|engine, load| engine.store().count_waiter(load, false));
     }
 
-    /// Whether anybody, in any process, waits for a load that the caller runs.
+    /// Whether anybody, in any process of this machine, waits for a load that the caller runs.
     #[pyo3(signature = (/))]
     fn is_awaited(&self) -> bool {
-        self.locked().as_ref().is_some_and(|load| self.engine.store().is_awaited(load))
+        self.on_machine(|engine, load| engine.store().is_awaited(load)).unwrap_or(false)
     }
 
     fn __repr__(&self, py: Python<'_>) -> String {
@@ -205,8 +285,6 @@ impl Load {
 
 impl Drop for Load {
     fn drop(&mut self) {
-        if let Some(mut load) = self.take() {
-            self.engine.store().end(&mut load);
-        }
+        self.finish(End::Nothing);
     }
 }

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use tezkor::codec::{CODEC_COUNT, CODEC_MASK, CODEC_MODEL_PICKLE, CODEC_PICKLE, CODEC_TAGGED, FLAG_LZ4, FLAG_ZSTD};
 use tezkor::decoded::Lookup;
-use tezkor::{Key, Level, Missing};
+use tezkor::{Level, Missing};
 
 use crate::alias::Alias;
 use crate::codec::far::Suspicion;
@@ -45,9 +45,7 @@ pub fn explain<'py>(py: Python<'py>, alias: &Alias, full: &[u8], user_key: &str)
     let seconds = |ms: Option<u64>| ms.map(|ms| ms as f64 / 1000.0);
     answer.set_item("created", seconds(story.created_unix_ms))?;
     answer.set_item("expires", seconds(story.expires_unix_ms))?;
-    answer.set_item("size_bytes", story.size_bytes)?;
-    answer.set_item("codec", story.codec.map(codec_name))?;
-    answer.set_item("compressed", story.codec.and_then(compression_name))?;
+    describe(&answer, story.codec.unwrap_or_default(), story.size_bytes)?;
     let tags: Vec<String> = story.tags.iter().map(|tag| String::from_utf8_lossy(tag).into_owned()).collect();
     answer.set_item("tags", tags)?;
     answer.set_item("frequency", story.frequency)?;
@@ -60,6 +58,13 @@ pub fn explain<'py>(py: Python<'py>, alias: &Alias, full: &[u8], user_key: &str)
     };
     answer.set_item("decoded_here", is_decoded)?;
     Ok(answer)
+}
+
+/// How a value is kept.
+pub fn describe(answer: &Bound<'_, PyDict>, codec: u8, size_bytes: usize) -> PyResult<()> {
+    answer.set_item("size_bytes", size_bytes)?;
+    answer.set_item("codec", codec_name(codec))?;
+    answer.set_item("compressed", compression_name(codec))
 }
 
 fn codec_name(codec: u8) -> &'static str {
@@ -142,9 +147,9 @@ pub fn tell(py: Python<'_>, engine: &tezkor::Cache) -> PyResult<()> {
 
 /// Logs that an entry could not be unpickled here: of all that fail in the same way, one. What a log handler raises is not the
 /// caller's concern.
-pub fn tell_unreadable(py: Python<'_>, key: &Key<'_>, error: &PyErr) {
+pub fn tell_unreadable(py: Python<'_>, full_key: &[u8], error: &PyErr) {
     let kind = error.get_type(py).name().map_or_else(|_| "an error".to_owned(), |name| name.to_string());
-    let key = String::from_utf8_lossy(key.bytes());
+    let key = String::from_utf8_lossy(full_key);
     let raised = format!("{kind}: {}", error.value(py));
     let text = format!("the entry {key:?} is a miss in this process: unpickling it raised {raised}");
     if let Err(error) = log(py, intern!(py, "warning"), &raised, &text) {

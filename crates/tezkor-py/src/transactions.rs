@@ -7,7 +7,6 @@ use std::sync::{Mutex, PoisonError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyTuple};
 
-use crate::cache::Cache;
 use crate::key::key_text;
 
 static OPEN: AtomicI64 = AtomicI64::new(0);
@@ -38,14 +37,14 @@ pub fn set_transaction_hook(hook: Option<Py<PyAny>>) {
     drop(before);
 }
 
-/// Asks about a key.
+/// Asks about a key of a native cache.
 #[inline]
-pub fn ask<'py>(cache: &Bound<'py, Cache>, full: &[u8]) -> PyResult<Answer<'py>> {
+pub fn ask<'py>(cache: &Bound<'py, PyAny>, full: &[u8]) -> PyResult<Answer<'py>> {
     if OPEN.load(Ordering::Relaxed) <= 0 { Ok(Answer::GoOn) } else { ask_hook(cache, full) }
 }
 
 #[cold]
-fn ask_hook<'py>(cache: &Bound<'py, Cache>, full: &[u8]) -> PyResult<Answer<'py>> {
+fn ask_hook<'py>(cache: &Bound<'py, PyAny>, full: &[u8]) -> PyResult<Answer<'py>> {
     let py = cache.py();
     let hook = HOOK.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|hook| hook.clone_ref(py));
     let Some(hook) = hook else { return Ok(Answer::GoOn) };

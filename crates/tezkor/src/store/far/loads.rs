@@ -145,7 +145,7 @@ impl FarStore {
         let mut found = self.server.get(&[&sequence_name, name])?.into_iter();
         let (sequence, held) = (found.next().flatten(), found.next().flatten());
         let sequence = match super::sequence_in(&sequence) {
-            Some(sequence) => sequence,
+            Some(sequence) => self.saw(sequence),
             None => self.begin_sequence(&sequence_name)?,
         };
         let birth = begin.birth.map_or(sequence, |birth| birth.min(sequence));
@@ -159,8 +159,7 @@ impl FarStore {
         let is_servable = seen.record.has_value && self.are_tags_fresh(name, &[&seen])?[0];
         if is_servable && !seen.has_expired(now_unix_ms) {
             let found = seen.found();
-            let is_due =
-                begin.refresh || (found.stamp.cost_us > 0 && found.stamp.is_due(now_unix_ms, begin.beta, begin.dice));
+            let is_due = self.is_due(&found, begin);
             let bytes = seen.record.value.to_vec();
             if !is_due {
                 return Ok(Some(Looked::Fresh(found, bytes)));

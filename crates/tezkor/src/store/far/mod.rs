@@ -31,6 +31,7 @@ use crate::entry::{CODEC_COUNT, Found, Incr, Stamp, Terms, Timeout, Value, When,
 use crate::error::Error;
 use crate::event::Stats;
 use crate::key::{Key, Space};
+use crate::store::segment::loads::Begin;
 use crate::tier::{Debt, Tier};
 use names::Kind;
 use record::{Record, Tags};
@@ -56,6 +57,8 @@ pub struct FarStore {
     /// Stale time is told by the machine's own clock: a clock that is wrong serves what is stale for longer, or not at all.
     time: Arc<Time>,
     watched: Arc<loads::Watched>,
+    /// The highest number of the sequence that was seen: at most as high as the server's.
+    known: Arc<AtomicU64>,
 }
 
 /// A fresh entry, or one of which the caller decides.
@@ -118,7 +121,13 @@ pub(crate) fn fresh_id() -> u64 {
 impl FarStore {
     /// A store on this server.
     pub fn new(server: Arc<dyn Server>) -> FarStore {
-        FarStore { server, tier: None, time: Arc::new(Time::new(Clock::Wall)), watched: Arc::default() }
+        FarStore {
+            server,
+            tier: None,
+            time: Arc::new(Time::new(Clock::Wall)),
+            watched: Arc::default(),
+            known: Arc::default(),
+        }
     }
 
     /// A store on a server behind a breaker.
@@ -319,11 +328,8 @@ impl FarStore {
         let sequence_name = names::of_sequence(space);
         let all: Vec<&[u8]> = std::iter::once(&sequence_name).chain(tags).map(Vec::as_slice).collect();
         let found = self.server.get(&all)?;
-        let number = |held: &Option<Held>| {
-            held.as_ref().and_then(|held| record::number(&held.bytes)).map(|number| number as u64)
-        };
-        let sequence = match number(&found[0]) {
-            Some(sequence) => sequence,
+        let sequence = match sequence_in(&found[0]) {
+            Some(sequence) => self.saw(sequence),
             None => self.begin_sequence(&sequence_name)?,
         };
         let known: Vec<Option<u64>> = found[1..].iter().map(sequence_in).collect();
@@ -357,6 +363,24 @@ impl FarStore {
         self.server.add(&[Item { name, bytes: first.to_string().as_bytes(), lifetime: Lifetime::Never }])?;
         let found = self.server.get(&[name])?.remove(0);
         Ok(sequence_in(&found).unwrap_or(first))
+    }
+
+    /// The last number of the sequence that this process has seen. It never waits, and may be behind: a load that takes it for
+    /// its birth is taken for older than it is, never for younger.
+    pub fn known_sequence(&self) -> u64 {
+        self.known.load(Ordering::SeqCst)
+    }
+
+    fn saw(&self, sequence: u64) -> u64 {
+        self.known.fetch_max(sequence, Ordering::SeqCst);
+        sequence
+    }
+
+    /// Whether an entry that was found should be loaded anew before it expires.
+    pub fn is_due(&self, found: &Found, begin: Begin) -> bool {
+        let Found { stamp, .. } = found;
+        begin.refresh
+            || (stamp.cost_us > 0 && stamp.expires_ms > 0 && stamp.is_due(self.now_unix_ms(), begin.beta, begin.dice))
     }
 
     /// The sequence of invalidations of a location: the birth of a load that begins now.

@@ -1,0 +1,966 @@
+//! The Python class of a cache on a server: the same methods as [`crate::cache::Cache`], each of which may wait for the network.
+//!
+//! It never holds the Python lock while it waits, and never raises an outage to who reads: that is a miss, or with `strict` an
+//! error. What must not be silent (`add`, `incr`, a lock) raises.
+
+use pyo3::exceptions::{PyConnectionError, PyNotImplementedError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyString};
+use tezkor::store::far::FarStore;
+use tezkor::store::far::loads::{Instead, Load as EngineLoad, Looked};
+use tezkor::store::{Store, Write};
+use tezkor::tier::{Phase, Tier};
+use tezkor::{
+    Begin, CODEC_COUNT, Cache as Machine, Error, Found, Incr, Key, Locking, Looked as LocallyLooked, Space, Stamp,
+    Terms, Timeout, Value, When, Written,
+};
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::cache::Cache;
+use crate::codec::Unreadable;
+use crate::codec::far::FarFormat;
+use crate::key::{KeyRule, key_text};
+use crate::load::{End, Load};
+use crate::report;
+use crate::scratch::{self, dice};
+use crate::sealed::read_guard;
+use crate::server::Server;
+use crate::terms::{self, read_any_tags, read_terms};
+use crate::timeout::{Given, read_timeout};
+use crate::transactions::{Answer, ask};
+use crate::types::small_int;
+
+type Object<'py> = Bound<'py, PyAny>;
+
+/// What was found, and its bytes.
+type Fetched = Option<(Found, Vec<u8>)>;
+
+/// How often an addition that is not a plain count is tried again when others change the value meanwhile.
+const ADDITIONS_MAX: usize = 1_000;
+/// Between two looks at a lock that somebody has.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// A cache on a server: one alias of the settings.
+#[pyclass(frozen, module = "tezkor._native")]
+pub struct FarCache {
+    store: FarStore,
+    /// Where the machine keeps who loads what, and what it knows of the server.
+    machine: Machine,
+    loads: Space,
+    space: Space,
+    keys: KeyRule,
+    format: FarFormat,
+    timeout: Timeout,
+    default_timeout: Py<PyAny>,
+    jitter: f64,
+    strict: bool,
+    title: String,
+}
+
+/// A load of a key on a server, and the machine's own part in it.
+#[derive(Clone, Debug)]
+pub struct FarLoad {
+    pub local: Option<tezkor::Load>,
+    load: Option<EngineLoad>,
+}
+
+impl FarLoad {
+    /// Whether the caller runs the loader: for all machines, or for want of a server.
+    pub fn is_owner(&self) -> bool {
+        self.load.as_ref().map_or_else(|| self.local.as_ref().is_some_and(tezkor::Load::is_owner), EngineLoad::is_owner)
+    }
+
+    /// Whether another does.
+    pub fn is_busy(&self) -> bool {
+        match &self.load {
+            Some(load) => load.is_busy(),
+            None => self.local.as_ref().is_some_and(tezkor::Load::is_busy),
+        }
+    }
+
+    pub fn is_early(&self) -> bool {
+        let instead = self.load.as_ref().and_then(|load| load.instead.as_ref());
+        matches!(instead, Some((_, _, Instead::Early)))
+    }
+
+    pub fn birth(&self) -> u64 {
+        self.load.as_ref().map_or(0, EngineLoad::birth)
+    }
+}
+
+#[pymethods]
+impl FarCache {
+    #[new]
+    #[pyo3(signature = (
+        server, machine, /, *, name, prefix = String::new(), version = None, timeout = Given::No, default_timeout = None,
+        key_function = None, validate_key = None, pickle = true, compress_min_bytes = 1024, keys = vec![], encrypt = false,
+        jitter = 0.0, strict = false,
+    ), text_signature = "(server, machine, /, *, name, prefix='', version=1, timeout=300, default_timeout=None, \
+        key_function=None, validate_key=None, pickle=True, compress_min_bytes=1024, keys=[], encrypt=False, \
+        jitter=0.0, strict=False)")]
+    #[allow(clippy::too_many_arguments)]
+    fn new(
+        py: Python<'_>,
+        server: &Server,
+        machine: &Cache,
+        name: String,
+        prefix: String,
+        version: Option<Object<'_>>,
+        timeout: Given<'_>,
+        default_timeout: Option<Py<PyAny>>,
+        key_function: Option<Py<PyAny>>,
+        validate_key: Option<Py<PyAny>>,
+        pickle: bool,
+        compress_min_bytes: usize,
+        keys: Vec<Object<'_>>,
+        encrypt: bool,
+        jitter: f64,
+        strict: bool,
+    ) -> PyResult<Self> {
+        if !(0.0..1.0).contains(&jitter) {
+            let text = format!("jitter is {jitter}: write a share of the timeout, from 0 to less than 1");
+            return Err(PyValueError::new_err(text));
+        }
+        let machine = machine.alias.engine.clone();
+        let tier = Arc::new(Tier::new(server.server(), machine.clone(), &name));
+        let store = FarStore::behind(tier);
+        let version = version.unwrap_or(1_i64.into_pyobject(py)?.into_any());
+        let timeout = match timeout {
+            Given::No => Timeout::After(Duration::from_secs(300)),
+            Given::Yes(timeout) => read_timeout(&timeout)?,
+        };
+        Ok(Self {
+            loads: machine.store().space(format!("loads of {name}").as_bytes(), b""),
+            space: store.space(b"", prefix.as_bytes()),
+            keys: KeyRule::new(prefix, &version, key_function, validate_key)?,
+            format: FarFormat::new(pickle, compress_min_bytes, read_guard(&keys, encrypt)?),
+            title: store.server().title(),
+            store,
+            machine,
+            timeout,
+            default_timeout: default_timeout.unwrap_or_else(|| py.Ellipsis()),
+            jitter,
+            strict,
+        })
+    }
+
+    /// The value of a key, or the default.
+    #[pyo3(signature = (key, default = None, version = None, /))]
+    fn get<'py>(
+        slf: &Bound<'py, Self>,
+        key: Object<'py>,
+        default: Option<Object<'py>>,
+        version: Option<Object<'py>>,
+    ) -> PyResult<Object<'py>> {
+        let (py, this) = (slf.py(), slf.get());
+        let mut taken = scratch::take();
+        this.keys.compose(&key, version.as_ref(), &mut taken.key)?;
+        let found = match ask(slf.as_any(), &taken.key)? {
+            Answer::GoOn => this.read(py, &[&taken.key])?.pop().flatten(),
+            Answer::Bypass => None,
+            Answer::Value(value) => Some(value),
+        };
+        Ok(found.or(default).unwrap_or_else(|| py.None().into_bound(py)))
+    }
+
+    /// The values of those keys that are there, in one round trip.
+    #[pyo3(signature = (keys, version = None, /))]
+    fn get_many<'py>(
+        slf: &Bound<'py, Self>,
+        keys: Object<'py>,
+        version: Option<Object<'py>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let (py, this) = (slf.py(), slf.get());
+        let found = PyDict::new(py);
+        let mut wanted: Vec<(Object<'py>, Vec<u8>)> = Vec::new();
+        for key in keys.try_iter()? {
+            let key = key?;
+            let mut full = Vec::new();
+            this.keys.compose(&key, version.as_ref(), &mut full)?;
+            match ask(slf.as_any(), &full)? {
+                Answer::GoOn => wanted.push((key, full)),
+                Answer::Bypass => {}
+                Answer::Value(value) => found.set_item(key, value)?,
+            }
+        }
+        let fulls: Vec<&[u8]> = wanted.iter().map(|(_, full)| full.as_slice()).collect();
+        for ((key, _), value) in wanted.iter().zip(this.read(py, &fulls)?) {
+            if let Some(value) = value {
+                found.set_item(key, value)?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Stores a value.
+    #[pyo3(signature = (key, value, timeout = Given::No, version = None, tags = None, stale = None, /), text_signature = "($self, key, value, timeout=..., version=None, tags=None, stale=None, /)")]
+    fn set(
+        &self,
+        key: Object<'_>,
+        value: Object<'_>,
+        timeout: Given<'_>,
+        version: Option<Object<'_>>,
+        tags: Option<Object<'_>>,
+        stale: Option<Object<'_>>,
+    ) -> PyResult<()> {
+        let py = key.py();
+        let terms = read_terms(self.timeout(timeout), tags.as_ref(), stale.as_ref())?;
+        let mut full = Vec::new();
+        self.keys.compose(&key, version.as_ref(), &mut full)?;
+        let encoded = self.encode(&full, &value)?;
+        let written = terms.with(|terms| self.write(py, &[(&full, encoded)], terms, When::Always));
+        self.quiet(py, written)?;
+        Ok(())
+    }
+
+    /// Stores several values in one round trip; returns the keys of those that could not be stored.
+    #[pyo3(signature = (data, timeout = Given::No, version = None, tags = None, stale = None, /), text_signature = "($self, data, timeout=..., version=None, tags=None, stale=None, /)")]
+    fn set_many<'py>(
+        &self,
+        py: Python<'py>,
+        data: Object<'py>,
+        timeout: Given<'_>,
+        version: Option<Object<'_>>,
+        tags: Option<Object<'_>>,
+        stale: Option<Object<'_>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let terms = read_terms(self.timeout(timeout), tags.as_ref(), stale.as_ref())?;
+        let (mut keys, mut writes) = (Vec::new(), Vec::new());
+        for item in data.call_method0(intern!(py, "items"))?.try_iter()? {
+            let (key, value): (Object<'_>, Object<'_>) = item?.extract()?;
+            let mut full = Vec::new();
+            self.keys.compose(&key, version.as_ref(), &mut full)?;
+            let encoded = self.encode(&full, &value)?;
+            keys.push(key);
+            writes.push((full, encoded));
+        }
+        let batch: Vec<(&Vec<u8>, Encoded)> = writes.iter().map(|(full, encoded)| (full, encoded.clone())).collect();
+        let written = terms.with(|terms| self.write(py, &batch, terms, When::Always));
+        let failed = PyList::empty(py);
+        let written = self.quiet(py, written)?.unwrap_or_else(|| vec![Written::Refused; keys.len()]);
+        for (key, written) in keys.into_iter().zip(written) {
+            if matches!(written, Written::Refused | Written::Held) {
+                failed.append(key)?;
+            }
+        }
+        Ok(failed)
+    }
+
+    /// Stores a value where there is none; whether it did.
+    #[pyo3(signature = (key, value, timeout = Given::No, version = None, tags = None, stale = None, /), text_signature = "($self, key, value, timeout=..., version=None, tags=None, stale=None, /)")]
+    fn add(
+        &self,
+        key: Object<'_>,
+        value: Object<'_>,
+        timeout: Given<'_>,
+        version: Option<Object<'_>>,
+        tags: Option<Object<'_>>,
+        stale: Option<Object<'_>>,
+    ) -> PyResult<bool> {
+        let py = key.py();
+        let terms = read_terms(self.timeout(timeout), tags.as_ref(), stale.as_ref())?;
+        let mut full = Vec::new();
+        self.keys.compose(&key, version.as_ref(), &mut full)?;
+        let encoded = self.encode(&full, &value)?;
+        let written = terms.with(|terms| self.write(py, &[(&full, encoded)], terms, When::Absent));
+        Ok(matches!(self.loud(py, written)?[0], Written::Stored(_) | Written::Removed))
+    }
+
+    /// Gives an entry another timeout; whether there is one.
+    #[pyo3(signature = (key, timeout = Given::No, version = None, /), text_signature = "($self, key, timeout=..., version=None, /)")]
+    fn touch(
+        &self,
+        py: Python<'_>,
+        key: Object<'_>,
+        timeout: Given<'_>,
+        version: Option<Object<'_>>,
+    ) -> PyResult<bool> {
+        let timeout = self.timeout(timeout)?;
+        self.with_key(&key, version, |key| {
+            let touched = py.detach(|| self.store.touch(&[*key], timeout));
+            Ok(self.quiet(py, touched)?.is_some_and(|touched| touched[0]))
+        })
+    }
+
+    /// Removes an entry; whether there was one.
+    #[pyo3(signature = (key, version = None, /))]
+    fn delete(&self, py: Python<'_>, key: Object<'_>, version: Option<Object<'_>>) -> PyResult<bool> {
+        self.with_key(&key, version, |key| {
+            let removed = py.detach(|| self.store.remove(&[*key]));
+            Ok(self.quiet(py, removed)?.is_some_and(|removed| removed[0]))
+        })
+    }
+
+    /// Removes several entries in one round trip.
+    #[pyo3(signature = (keys, version = None, /))]
+    fn delete_many(&self, py: Python<'_>, keys: Object<'_>, version: Option<Object<'_>>) -> PyResult<()> {
+        let mut fulls: Vec<Vec<u8>> = Vec::new();
+        for key in keys.try_iter()? {
+            let mut full = Vec::new();
+            self.keys.compose(&key?, version.as_ref(), &mut full)?;
+            fulls.push(full);
+        }
+        let keys: Vec<Key<'_>> = fulls.iter().map(|full| self.key(full)).collect();
+        let removed = py.detach(|| self.store.remove(&keys));
+        self.quiet(py, removed)?;
+        Ok(())
+    }
+
+    /// Whether there is an entry.
+    #[pyo3(signature = (key, version = None, /))]
+    fn has_key(slf: &Bound<'_, Self>, key: Object<'_>, version: Option<Object<'_>>) -> PyResult<bool> {
+        let this = slf.get();
+        let mut taken = scratch::take();
+        this.keys.compose(&key, version.as_ref(), &mut taken.key)?;
+        Ok(match ask(slf.as_any(), &taken.key)? {
+            Answer::GoOn => this.fetch(slf.py(), &[&taken.key])?.pop().flatten().is_some(),
+            Answer::Bypass => false,
+            Answer::Value(_) => true,
+        })
+    }
+
+    /// Adds to a number and returns the sum; its timeout stays as it is.
+    #[pyo3(signature = (key, delta = Given::No, version = None, /), text_signature = "($self, key, delta=1, version=None, /)")]
+    fn incr<'py>(
+        &self,
+        py: Python<'py>,
+        key: Object<'py>,
+        delta: Given<'py>,
+        version: Option<Object<'py>>,
+    ) -> PyResult<Object<'py>> {
+        let mut full = Vec::new();
+        self.keys.compose(&key, version.as_ref(), &mut full)?;
+        let delta = match delta {
+            Given::No => 1_i64.into_pyobject(py)?.into_any(),
+            Given::Yes(delta) => delta,
+        };
+        self.add_to(&full, &delta)
+    }
+
+    /// Removes all that is the cache's on the server: all prefixes and versions.
+    #[pyo3(signature = (/))]
+    fn clear(&self, py: Python<'_>) -> PyResult<()> {
+        let cleared = py.detach(|| self.store.clear(self.space));
+        self.quiet(py, cleared)?;
+        Ok(())
+    }
+
+    /// Removes what has this prefix, in all versions.
+    #[pyo3(signature = (/))]
+    fn clear_prefix(&self, py: Python<'_>) -> PyResult<()> {
+        let cleared = py.detach(|| self.store.clear_prefix(self.space));
+        self.quiet(py, cleared)?;
+        Ok(())
+    }
+
+    /// Empties the location, and gives back what the machine keeps of it: for tests.
+    #[pyo3(signature = (/))]
+    fn reset(&self, py: Python<'_>) -> PyResult<()> {
+        self.machine.store().forget_claims();
+        self.clear(py)
+    }
+
+    /// The keys of this prefix and version that fit the pattern, as they were given.
+    #[pyo3(signature = (pattern = None, version = None, /))]
+    fn keys<'py>(
+        &self,
+        py: Python<'py>,
+        pattern: Option<&str>,
+        version: Option<Object<'py>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let pattern = self.keys.pattern(pattern, version.as_ref(), py)?;
+        let mut found: Vec<Vec<u8>> = Vec::new();
+        let scanned = py.detach(|| {
+            self.store.scan(self.space, &mut |full| {
+                if pattern.matches(full) {
+                    found.push(pattern.given(full).to_vec());
+                }
+                true
+            })
+        });
+        self.quiet(py, scanned)?;
+        found.sort();
+        found.dedup();
+        let keys = PyList::empty(py);
+        for key in found {
+            keys.append(key_text(py, &key)?)?;
+        }
+        Ok(keys)
+    }
+
+    /// Whether a full key is one that the pattern stands for.
+    #[pyo3(signature = (pattern, full_key, version = None, /))]
+    fn matches(
+        &self,
+        py: Python<'_>,
+        pattern: &str,
+        full_key: &Bound<'_, PyString>,
+        version: Option<Object<'_>>,
+    ) -> PyResult<bool> {
+        let full = terms::text_bytes(full_key)?;
+        Ok(self.keys.pattern(Some(pattern), version.as_ref(), py)?.matches(&full))
+    }
+
+    /// Removes the entries of this prefix and version whose key fits the pattern; how many there were.
+    #[pyo3(signature = (pattern, version = None, /))]
+    fn delete_pattern(&self, py: Python<'_>, pattern: &str, version: Option<Object<'_>>) -> PyResult<u64> {
+        let pattern = self.keys.pattern(Some(pattern), version.as_ref(), py)?;
+        let removed = py.detach(|| self.store.remove_where(self.space, &|full| pattern.matches(full)));
+        Ok(self.quiet(py, removed)?.unwrap_or(0))
+    }
+
+    /// A fresh value that is not due for an early refresh; else a Load.
+    #[pyo3(signature = (key, version = None, birth = None, beta = 1.0, refresh = false, alone = false, /))]
+    #[allow(clippy::too_many_arguments)]
+    fn load<'py>(
+        slf: &Bound<'py, Self>,
+        key: Object<'py>,
+        version: Option<Object<'py>>,
+        birth: Option<u64>,
+        beta: f64,
+        refresh: bool,
+        alone: bool,
+    ) -> PyResult<Object<'py>> {
+        let (py, this) = (slf.py(), slf.get());
+        let mut full = Vec::new();
+        this.keys.compose(&key, version.as_ref(), &mut full)?;
+        let begun = |load, value: Option<Object<'py>>| {
+            let load = Load::far(slf.clone().unbind(), &full, load, value.map(Bound::unbind));
+            Ok(Bound::new(py, load)?.into_any())
+        };
+        match ask(slf.as_any(), &full)? {
+            Answer::GoOn => {}
+            Answer::Bypass => return begun(None, None),
+            Answer::Value(value) => return Ok(value),
+        }
+        let begin = Begin { birth, beta, dice: dice(), alone, refresh };
+        if !refresh
+            && let Some((found, bytes)) = this.fetch(py, &[&full])?.pop().flatten()
+            && !this.store.is_due(&found, begin)
+            && let Some(value) = this.decode(py, &full, &found, &bytes)?
+        {
+            return Ok(value);
+        }
+        let name = this.machine.store().key(this.loads, &full);
+        let local = match this.machine.load(&name, &mut tezkor::Buffer::new(), Begin { birth: None, ..begin }) {
+            LocallyLooked::Load(load) => Some(load),
+            LocallyLooked::Fresh(_) => None,
+        };
+        let looked = py.detach(|| this.store.load(&this.key(&full), begin));
+        let mut load = FarLoad { local, load: None };
+        match this.quiet(py, looked) {
+            Ok(Some(Looked::Fresh(found, bytes))) => match this.decode(py, &full, &found, &bytes) {
+                Ok(Some(value)) => {
+                    this.finish(load, End::Nothing);
+                    Ok(value)
+                }
+                // This process cannot read it, so it loads it anew.
+                Ok(None) if !refresh => {
+                    this.finish(load, End::Nothing);
+                    Self::load(slf, key, version, birth, beta, true, alone)
+                }
+                Ok(None) => {
+                    this.finish(load, End::Nothing);
+                    begun(None, None)
+                }
+                Err(error) => {
+                    this.finish(load, End::Nothing);
+                    Err(error)
+                }
+            },
+            Ok(Some(Looked::Load(far))) => {
+                let instead = far.instead.as_ref().map(|(found, bytes, _)| (*found, bytes.clone()));
+                load.load = Some(far);
+                let value = match instead.map(|(found, bytes)| this.decode(py, &full, &found, &bytes)).transpose() {
+                    Ok(value) => value.flatten(),
+                    Err(error) => {
+                        this.finish(load, End::Nothing);
+                        return Err(error);
+                    }
+                };
+                begun(Some(load), value)
+            }
+            // Without the server, one of the machine runs the loader, and nothing is kept.
+            Ok(None) => begun(Some(load), None),
+            Err(error) => {
+                this.finish(load, End::Nothing);
+                Err(error)
+            }
+        }
+    }
+
+    /// Invalidates all entries of this prefix that depend on one of the tags, in all versions.
+    #[pyo3(signature = (tags, /))]
+    fn invalidate_tags(&self, py: Python<'_>, tags: Object<'_>) -> PyResult<()> {
+        let names = read_any_tags(&tags)?;
+        let names: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
+        let done = py.detach(|| self.store.invalidate_tags(self.space, &names));
+        self.quiet(py, done)?;
+        Ok(())
+    }
+
+    /// How long an entry lives on, in milliseconds: None for ever, -1 when there is none.
+    #[pyo3(signature = (key, version = None, /))]
+    fn ttl_ms(&self, py: Python<'_>, key: Object<'_>, version: Option<Object<'_>>) -> PyResult<Option<i64>> {
+        self.with_key(&key, version, |key| {
+            let left = py.detach(|| self.store.time_left(key));
+            Ok(match self.quiet(py, left)?.flatten() {
+                None => Some(-1),
+                Some(left) => left.map(|left| i64::try_from(left.as_millis()).unwrap_or(i64::MAX)),
+            })
+        })
+    }
+
+    /// Takes a lock until it is released, and these seconds at most: its fencing token; 0 when somebody has it.
+    #[pyo3(signature = (name, seconds, version = None, /))]
+    fn acquire(
+        &self,
+        py: Python<'_>,
+        name: Object<'_>,
+        seconds: Option<f64>,
+        version: Option<Object<'_>>,
+    ) -> PyResult<u64> {
+        let most = seconds.map(terms::seconds);
+        self.with_key(&name, version, |key| {
+            let locked = py.detach(|| self.store.lock(key, most));
+            Ok(match self.loud(py, locked)? {
+                Locking::Held(token) => token,
+                Locking::Taken => 0,
+            })
+        })
+    }
+
+    /// Gives a lock back; whether it was still the caller's.
+    #[pyo3(signature = (name, token, version = None, /))]
+    fn release(&self, py: Python<'_>, name: Object<'_>, token: u64, version: Option<Object<'_>>) -> PyResult<bool> {
+        self.with_key(&name, version, |key| {
+            let released = py.detach(|| self.store.unlock(key, token));
+            self.loud(py, released)
+        })
+    }
+
+    /// Has a lock last these seconds from now on; whether it still is the caller's.
+    #[pyo3(signature = (name, token, seconds, version = None, /))]
+    fn extend(
+        &self,
+        py: Python<'_>,
+        name: Object<'_>,
+        token: u64,
+        seconds: Option<f64>,
+        version: Option<Object<'_>>,
+    ) -> PyResult<bool> {
+        let most = seconds.map(terms::seconds);
+        self.with_key(&name, version, |key| {
+            let extended = py.detach(|| self.store.extend_lock(key, token, most));
+            self.loud(py, extended)
+        })
+    }
+
+    /// Waits until a lock is free, or the seconds are over; whether it is.
+    #[pyo3(signature = (name, seconds, version = None, /))]
+    fn await_lock(
+        &self,
+        py: Python<'_>,
+        name: Object<'_>,
+        seconds: f64,
+        version: Option<Object<'_>>,
+    ) -> PyResult<bool> {
+        let (start, most) = (Instant::now(), terms::seconds(seconds));
+        self.with_key(&name, version, |key| {
+            loop {
+                let is_locked = py.detach(|| self.store.is_locked(key));
+                if !self.loud(py, is_locked)? {
+                    return Ok(true);
+                }
+                let Some(left) = most.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) else {
+                    return Ok(false);
+                };
+                py.detach(|| std::thread::sleep(left.min(LOOK_EVERY)));
+                py.check_signals()?;
+            }
+        })
+    }
+
+    /// Whether a lock is the caller's at this moment.
+    #[pyo3(signature = (name, token, version = None, /))]
+    fn owns(&self, py: Python<'_>, name: Object<'_>, token: u64, version: Option<Object<'_>>) -> PyResult<bool> {
+        self.with_key(&name, version, |key| {
+            let owns = py.detach(|| self.store.owns_lock(key, token));
+            self.loud(py, owns)
+        })
+    }
+
+    /// Whether somebody has a lock.
+    #[pyo3(signature = (name, version = None, /))]
+    fn is_locked(&self, py: Python<'_>, name: Object<'_>, version: Option<Object<'_>>) -> PyResult<bool> {
+        self.with_key(&name, version, |key| {
+            let is_locked = py.detach(|| self.store.is_locked(key));
+            self.loud(py, is_locked)
+        })
+    }
+
+    /// Uses a rate limit once: whether that is allowed, how many more are, and in how many seconds the
+    /// window ends.
+    #[pyo3(signature = (key, limit, period, version = None, /))]
+    fn rate(
+        &self,
+        py: Python<'_>,
+        key: Object<'_>,
+        limit: u64,
+        period: f64,
+        version: Option<Object<'_>>,
+    ) -> PyResult<(bool, u64, f64)> {
+        let period = terms::seconds(period);
+        if limit == 0 || period.is_zero() {
+            let text = format!("limit is {limit} and period is {period:?}: write a number and seconds above 0");
+            return Err(PyValueError::new_err(text));
+        }
+        self.with_key(&key, version, |key| {
+            let used = py.detach(|| self.store.use_rate(key, limit, period));
+            let rate = self.loud(py, used)?;
+            Ok((rate.is_allowed, rate.remaining, rate.resets_after.as_secs_f64()))
+        })
+    }
+
+    /// The last number of the sequence of invalidations that this process has seen: it may be behind, and then what
+    /// is loaded since is taken for older than it is.
+    #[pyo3(signature = (/))]
+    fn sequence(&self) -> u64 {
+        self.store.known_sequence()
+    }
+
+    /// The full key, checked.
+    #[pyo3(signature = (key, version = None, /))]
+    fn make_full_key<'py>(
+        &self,
+        py: Python<'py>,
+        key: Object<'py>,
+        version: Option<Object<'py>>,
+    ) -> PyResult<Bound<'py, PyString>> {
+        let mut taken = scratch::take();
+        self.keys.compose(&key, version.as_ref(), &mut taken.key)?;
+        key_text(py, &taken.key)
+    }
+
+    /// The tags of the entry at a full key.
+    #[pyo3(signature = (full_key, /))]
+    fn tags_at<'py>(&self, py: Python<'py>, full_key: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyList>> {
+        let full = terms::text_bytes(full_key)?;
+        let found = py.detach(|| self.store.tags(&self.key(&full)));
+        let tags = PyList::empty(py);
+        for tag in self.quiet(py, found)?.unwrap_or_default() {
+            tags.append(key_text(py, &tag)?)?;
+        }
+        Ok(tags)
+    }
+
+    /// A server is not told of what a transaction intends: nothing is kept.
+    #[pyo3(signature = (full_keys, tags, everything, /))]
+    fn intend(&self, full_keys: Vec<Bound<'_, PyString>>, tags: Object<'_>, everything: &str) -> Vec<u64> {
+        let _ = (full_keys, tags, everything);
+        Vec::new()
+    }
+
+    /// There is nothing to forget.
+    #[pyo3(signature = (ids, /))]
+    fn forget(&self, ids: Vec<u64>) {
+        let _ = ids;
+    }
+
+    /// What there is to say of one key.
+    #[pyo3(signature = (key, version = None, /))]
+    fn explain<'py>(
+        &self,
+        py: Python<'py>,
+        key: Object<'py>,
+        version: Option<Object<'py>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let mut full = Vec::new();
+        self.keys.compose(&key, version.as_ref(), &mut full)?;
+        let answer = PyDict::new(py);
+        answer.set_item("key", key_text(py, &full)?)?;
+        answer.set_item("store", &self.title)?;
+        let found = self.fetch(py, &[&full])?.pop().flatten();
+        answer.set_item("found", found.is_some())?;
+        let Some((found, bytes)) = found else {
+            let is_away = self.store.tier().is_some_and(|tier| tier.phase() != Phase::Closed);
+            answer
+                .set_item("reason", if is_away { "the server is away" } else { "the server has none that is fresh" })?;
+            return Ok(answer);
+        };
+        report::describe(&answer, found.codec, bytes.len())?;
+        let full_text = key_text(py, &full)?;
+        answer.set_item("tags", self.tags_at(py, &full_text)?)?;
+        let left = py.detach(|| self.store.time_left(&self.key(&full)));
+        let left = self.quiet(py, left)?.flatten().flatten();
+        answer.set_item("expires_in", left.map(|left| left.as_secs_f64()))?;
+        Ok(answer)
+    }
+
+    /// What the machine knows of the server.
+    #[pyo3(signature = (/))]
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let answer = PyDict::new(py);
+        answer.set_item("store", &self.title)?;
+        answer.set_item("largest_value_bytes", self.store.largest_value_bytes())?;
+        if let Some(tier) = self.store.tier() {
+            let breaker = match tier.phase() {
+                Phase::Closed => "closed",
+                Phase::Open => "open",
+                Phase::OnTrial => "on trial",
+            };
+            answer.set_item("breaker", breaker)?;
+            answer.set_item("debts", tier.debts())?;
+        }
+        Ok(answer)
+    }
+
+    /// The server, without any secret.
+    #[pyo3(signature = (/))]
+    fn location(&self) -> &str {
+        &self.title
+    }
+
+    /// Whether an operation never waits for a network, a database or a disk.
+    #[pyo3(signature = (/))]
+    fn is_near(&self) -> bool {
+        false
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<tezkor._native.FarCache on {}>", self.title)
+    }
+}
+
+/// An encoded value.
+#[derive(Clone)]
+enum Encoded {
+    Count(i64),
+    Bytes(u8, Vec<u8>),
+}
+
+impl FarCache {
+    /// Where the machine keeps what it knows.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// What a given timeout means for this alias.
+    pub fn timeout(&self, timeout: Given<'_>) -> PyResult<Timeout> {
+        match timeout {
+            Given::No => Ok(self.timeout),
+            Given::Yes(timeout) if timeout.is(&self.default_timeout) => Ok(self.timeout),
+            Given::Yes(timeout) => read_timeout(&timeout),
+        }
+    }
+
+    fn key<'k>(&self, full: &'k [u8]) -> Key<'k> {
+        self.store.key(self.space, full)
+    }
+
+    fn with_key<T>(
+        &self,
+        key: &Object<'_>,
+        version: Option<Object<'_>>,
+        call: impl FnOnce(&Key<'_>) -> PyResult<T>,
+    ) -> PyResult<T> {
+        let mut full = Vec::new();
+        self.keys.compose(key, version.as_ref(), &mut full)?;
+        call(&self.key(&full))
+    }
+
+    /// An outage is nothing, unless the alias is strict.
+    fn quiet<T>(&self, py: Python<'_>, result: Result<T, Error>) -> PyResult<Option<T>> {
+        self.tell(py);
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => {
+                // An interrupt cuts an exchange.
+                py.check_signals()?;
+                if self.strict || error.is_unsupported() { Err(raised(&error)) } else { Ok(None) }
+            }
+        }
+    }
+
+    /// An outage raises.
+    fn loud<T>(&self, py: Python<'_>, result: Result<T, Error>) -> PyResult<T> {
+        self.tell(py);
+        result.or_else(|error| {
+            py.check_signals()?;
+            Err(raised(&error))
+        })
+    }
+
+    fn tell(&self, py: Python<'_>) {
+        if self.machine.has_events()
+            && let Err(error) = report::tell(py, &self.machine)
+        {
+            error.write_unraisable(py, None);
+        }
+    }
+
+    fn fetch(&self, py: Python<'_>, fulls: &[&[u8]]) -> PyResult<Vec<Fetched>> {
+        let keys: Vec<Key<'_>> = fulls.iter().map(|full| self.key(full)).collect();
+        let mut found: Vec<Fetched> = vec![None; keys.len()];
+        let read = py
+            .detach(|| self.store.read(&keys, &mut |place, entry, bytes| found[place] = Some((entry, bytes.to_vec()))));
+        self.quiet(py, read)?;
+        Ok(found)
+    }
+
+    fn read<'py>(&self, py: Python<'py>, fulls: &[&[u8]]) -> PyResult<Vec<Option<Object<'py>>>> {
+        let found = self.fetch(py, fulls)?;
+        let decoded = fulls.iter().zip(found).map(|(full, found)| match found {
+            Some((found, bytes)) => self.decode(py, full, &found, &bytes),
+            None => Ok(None),
+        });
+        decoded.collect()
+    }
+
+    fn decode<'py>(&self, py: Python<'py>, full: &[u8], found: &Found, bytes: &[u8]) -> PyResult<Option<Object<'py>>> {
+        if found.codec == CODEC_COUNT {
+            return Ok(Some(found.count.into_pyobject(py)?.into_any()));
+        }
+        match self.format.decode(py, full, &[], found.codec, bytes) {
+            Ok(value) => Ok(Some(value)),
+            Err(Unreadable::Miss) => Ok(None),
+            Err(Unreadable::Raised(error)) => {
+                report::tell_unreadable(py, full, &error);
+                Ok(None)
+            }
+            Err(Unreadable::Python(error)) => Err(error),
+        }
+    }
+
+    fn encode(&self, full: &[u8], value: &Object<'_>) -> PyResult<Encoded> {
+        if let Some(count) = small_int(value) {
+            return Ok(Encoded::Count(count));
+        }
+        let encoded = self.format.encode(full, &[], value, Vec::new())?;
+        Ok(Encoded::Bytes(encoded.codec, encoded.bytes))
+    }
+
+    fn write(
+        &self,
+        py: Python<'_>,
+        values: &[(&Vec<u8>, Encoded)],
+        terms: Terms<'_>,
+        when: When<'_>,
+    ) -> Result<Vec<Written>, Error> {
+        let writes: Vec<Write<'_>> = values
+            .iter()
+            .map(|(full, encoded)| Write {
+                key: self.key(full),
+                value: match encoded {
+                    Encoded::Count(count) => Value::Count(*count),
+                    Encoded::Bytes(codec, bytes) => Value::Bytes { codec: *codec, bytes },
+                },
+                terms: self.spread(terms),
+            })
+            .collect();
+        py.detach(|| self.store.write(&writes, when))
+    }
+
+    /// Shortens a timeout by a random part of the jitter.
+    fn spread<'t>(&self, terms: Terms<'t>) -> Terms<'t> {
+        match terms.timeout {
+            Timeout::After(time) if self.jitter > 0.0 && !time.is_zero() => {
+                let share = 1.0 - self.jitter * (1.0 - dice());
+                Terms { timeout: Timeout::After(time.mul_f64(share).max(Duration::from_millis(1))), ..terms }
+            }
+            _ => terms,
+        }
+    }
+
+    /// Stores what a load brought; whether it is stored.
+    pub fn fill(&self, full: &[u8], load: &mut FarLoad, value: &Object<'_>, terms: Terms<'_>) -> PyResult<bool> {
+        let py = value.py();
+        let encoded = self.encode(full, value)?;
+        let Some(far) = &mut load.load else { return Ok(false) };
+        let value = match &encoded {
+            Encoded::Count(count) => Value::Count(*count),
+            Encoded::Bytes(codec, bytes) => Value::Bytes { codec: *codec, bytes },
+        };
+        let terms = self.spread(terms);
+        let written = py.detach(|| self.store.fill(&self.key(full), far, value, terms));
+        Ok(matches!(self.quiet(py, written)?, Some(Written::Stored(_))))
+    }
+
+    /// Ends a load. What the server is not told of ends by itself.
+    pub fn finish(&self, mut load: FarLoad, how: End) {
+        if let Some(far) = &mut load.load {
+            let _ = match how {
+                End::Failed => self.store.fail(far),
+                End::Nothing => self.store.end(far),
+            };
+        }
+        if let Some(local) = &mut load.local {
+            match how {
+                End::Failed => self.machine.store().fail(local),
+                End::Nothing => self.machine.store().end(local),
+            }
+        }
+    }
+
+    /// Whether a load that another runs is over.
+    pub fn is_over(&self, py: Python<'_>, load: &FarLoad) -> bool {
+        if let Some(local) = load.local.as_ref().filter(|local| local.is_busy()) {
+            return self.machine.store().is_over(local);
+        }
+        match &load.load {
+            Some(far) => py.detach(|| self.store.is_over(far)).unwrap_or(true),
+            None => true,
+        }
+    }
+
+    fn add_to<'py>(&self, full: &[u8], delta: &Object<'py>) -> PyResult<Object<'py>> {
+        let py = delta.py();
+        if let Some(small) = crate::alias::plain_delta(delta) {
+            let counted = py.detach(|| self.store.count(&self.key(full), small));
+            match self.loud(py, counted)? {
+                Incr::Value(sum) => return Ok(sum.into_pyobject(py)?.into_any()),
+                Incr::Missing => return Err(self.missing(py, full)),
+                Incr::NotACount => {}
+            }
+        }
+        for _ in 0..ADDITIONS_MAX {
+            let keys = [self.key(full)];
+            let mut seen: Fetched = None;
+            let read =
+                py.detach(|| self.store.read(&keys, &mut |_, found, bytes| seen = Some((found, bytes.to_vec()))));
+            self.loud(py, read)?;
+            let Some((found, bytes)) = seen else { return Err(self.missing(py, full)) };
+            let Some(value) = self.decode(py, full, &found, &bytes)? else { return Err(self.missing(py, full)) };
+            let sum = value.add(delta)?;
+            let encoded = self.encode(full, &sum)?;
+            let stamp: Stamp = found.stamp;
+            let terms = Timeout::Keep.into();
+            let owned = full.to_vec();
+            let written = self.write(py, &[(&owned, encoded)], terms, When::Unchanged(&stamp));
+            if !matches!(self.loud(py, written)?[0], Written::Held) {
+                return Ok(sum);
+            }
+            py.check_signals()?;
+        }
+        Err(self.missing(py, full))
+    }
+
+    /// Django's words.
+    fn missing(&self, py: Python<'_>, full: &[u8]) -> PyErr {
+        match key_text(py, full) {
+            Ok(text) => PyValueError::new_err(format!("Key '{text}' not found")),
+            Err(error) => error,
+        }
+    }
+}
+
+fn raised(error: &Error) -> PyErr {
+    if error.is_unsupported() {
+        PyNotImplementedError::new_err(error.to_string())
+    } else {
+        PyConnectionError::new_err(error.to_string())
+    }
+}
