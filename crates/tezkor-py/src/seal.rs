@@ -73,9 +73,14 @@ pub enum Unusable {
     EmptyText(usize),
 }
 
-/// The operating system gives no random bytes.
+/// Why a value was not encrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoRandomness;
+pub enum Unencrypted {
+    /// The operating system gives no random bytes.
+    NoRandomness,
+    /// It has more than the 64 GiB that the cipher takes, a thousand times what a store takes.
+    TooLong,
+}
 
 impl Seal {
     /// A seal that writes by the first text and reads by all.
@@ -105,14 +110,13 @@ impl Seal {
     }
 
     /// Encrypts a payload where it lies, and appends tag and nonce.
-    pub fn encrypt(&self, binding: &Binding<'_>, payload: &mut Vec<u8>) -> Result<(), NoRandomness> {
+    pub fn encrypt(&self, binding: &Binding<'_>, payload: &mut Vec<u8>) -> Result<(), Unencrypted> {
         let mut nonce = [0; NONCE_BYTES];
-        getrandom::fill(&mut nonce).map_err(|_| NoRandomness)?;
+        getrandom::fill(&mut nonce).map_err(|_| Unencrypted::NoRandomness)?;
         let bound = binding.bytes();
         let cipher = &self.first.encryption;
         let tag = cipher.encrypt_inout_detached(&Nonce::from(nonce), &bound, payload.as_mut_slice().into());
-        // Only 64 GiB are too long for the cipher; the largest value is a thousandth of that.
-        let tag = tag.map_err(|_| NoRandomness)?;
+        let tag = tag.map_err(|_| Unencrypted::TooLong)?;
         payload.extend_from_slice(&tag);
         payload.extend_from_slice(&nonce);
         payload.push(self.first.id);
@@ -219,10 +223,13 @@ impl fmt::Display for Unusable {
 
 impl std::error::Error for Unusable {}
 
-impl fmt::Display for NoRandomness {
+impl fmt::Display for Unencrypted {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("the operating system gives no random bytes, without which nothing is encrypted")
+        formatter.write_str(match self {
+            Self::NoRandomness => "the operating system gives no random bytes, without which nothing is encrypted",
+            Self::TooLong => "the value is too long to be encrypted",
+        })
     }
 }
 
-impl std::error::Error for NoRandomness {}
+impl std::error::Error for Unencrypted {}
