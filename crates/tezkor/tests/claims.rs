@@ -124,22 +124,44 @@ fn a_full_table_of_locks_is_an_error_that_says_so() {
     assert_eq!(shelf.cache.stats().locks_claimed, 0);
 }
 
-/// A limit for each visitor of a site needs more places than there are loads and locks at a time.
+/// A limit for each visitor of a site needs more places than there are loads and locks at a time. Until three quarters of the
+/// table are taken nobody is refused for want of a place.
 #[test]
-fn a_thousand_visitors_have_rate_limits_of_their_own() {
+fn each_visitor_has_a_rate_limit_until_the_table_is_full() {
     let place = Place::new("visitors");
     let config = place.shared(8 << 20);
     apart(|| {
         let shelf = Shelf::open(&config);
-        let uses = |visitor: u32| {
+        let places = (8 << 20) / (2 << 10);
+        let uses = |visitor: u64| {
             let name = format!("visitor {visitor}");
             let allowed = |_| shelf.cache.store().use_rate(&shelf.key(name.as_bytes()), 2, HOUR).expect("a limit");
             (0..3).map(allowed).map(|rate| rate.is_allowed).collect::<Vec<_>>()
         };
-        for visitor in 0..1_000 {
+        for visitor in 0..places * 3 / 4 {
             assert_eq!(uses(visitor), [true, true, false], "visitor {visitor}");
         }
+        assert_eq!(shelf.counter("rates_refused"), 0);
+        (places..places * 2).for_each(|visitor| drop(uses(visitor)));
+        assert!(shelf.counter("rates_refused") > 0);
+        let told = shelf.cache.take_events();
+        assert!(told.iter().any(|event| event.text.contains("table of rate limits")), "{told:?}");
     });
+}
+
+/// Ten a second and twenty an hour: a window that ended later than the other's took it for one of another clock, and began anew.
+#[test]
+fn limits_of_one_key_for_two_periods_are_two_limits() {
+    let place = Place::new("periods");
+    let shelf = Shelf::open(&place.shared(REGION_BYTES));
+    let mut allowed = [0, 0];
+    for _ in 0..30 {
+        for (place, (limit, period)) in [(1000, Duration::from_millis(50)), (20, HOUR)].into_iter().enumerate() {
+            let rate = shelf.cache.store().use_rate(&shelf.key(b"ip"), limit, period).expect("a good limit");
+            allowed[place] += u64::from(rate.is_allowed);
+        }
+    }
+    assert_eq!(allowed, [30, 20]);
 }
 
 #[test]

@@ -60,7 +60,9 @@ impl FarStore {
 
     /// Uses a rate limit once: at most `limit` uses in each window of this length, which begins with its first use.
     pub fn use_rate(&self, key: &Key<'_>, limit: u64, period: Duration) -> Result<Rate, Error> {
-        let name = names::of_key(key, Kind::Rate);
+        // Limits of one key for several periods are several limits.
+        let full = [key.bytes(), format!("@{}", period.as_millis()).as_bytes()].concat();
+        let name = names::of_key(&Key { bytes: &full, ..*key }, Kind::Rate);
         for _ in 0..MOST_TRIES {
             let used = match self.server.incr(&name, 1)? {
                 Incr::Value(used) => used as u64,

@@ -132,8 +132,7 @@ impl Region {
 
     /// The committed claim of a name.
     pub(crate) fn seen(&self, table: Table, name: Name) -> Option<Claim> {
-        let bucket = self.claim_bucket(table, name);
-        (0..claim::SLOTS).find_map(|place| {
+        self.claim_places(table, name).find_map(|(bucket, place)| {
             let word = self.words()[bucket + place].load(Ordering::SeqCst);
             let ours = word & TENTATIVE == 0 && word >> NAME_AT == name.bits();
             ours.then(|| self.claim_at(table, bucket, place, word))
@@ -308,23 +307,14 @@ impl Region {
 
     /// Claims a name that has no committed slot. `None`: lost a race; `Some(None)`: the bucket is full.
     fn insert_claim(&self, table: Table, name: Name, deadline_ms: u64, asker: Asker<'_>) -> Option<Option<Claim>> {
-        let bucket = self.claim_bucket(table, name);
-        let free = (0..claim::SLOTS).find_map(|place| {
-            let word = self.words()[bucket + place].load(Ordering::SeqCst);
-            let is_free = word == 0
-                // Of an inserter that died, or is about to find that another came.
-                || word & TENTATIVE != 0
-                || self.is_vacant(&self.claim_at(table, bucket, place, word), asker);
-            is_free.then_some((place, word))
-        });
-        let Some((place, found)) = free else { return Some(None) };
+        let Some((bucket, place, found)) = self.free_place(table, name, asker) else { return Some(None) };
         let word = self.fresh_word(name, asker.row);
         let slot = &self.words()[bucket + place];
         if slot.replace(found, word | TENTATIVE).is_err() {
             return None;
         }
-        for other in (0..claim::SLOTS).filter(|other| *other != place) {
-            let rival = &self.words()[bucket + other];
+        for (other, rival) in self.claim_places(table, name).filter(|other| *other != (bucket, place)) {
+            let rival = &self.words()[other + rival];
             let found = rival.load(Ordering::SeqCst);
             if (found >> NAME_AT) & NAME != name.bits() {
                 continue;
@@ -341,6 +331,27 @@ impl Region {
         }
         slot.replace(word | TENTATIVE, word).ok()?;
         Some(Some(self.begin_claim(self.claim_at(table, bucket, place, word), deadline_ms)))
+    }
+
+    /// A place that a name may take: in the bucket that has more of them.
+    fn free_place(&self, table: Table, name: Name, asker: Asker<'_>) -> Option<(usize, usize, u64)> {
+        let (mut best, mut most) = (None, 0);
+        for bucket in self.claim_buckets_of(table, name) {
+            let mut free = (0..claim::SLOTS).filter_map(|place| {
+                let word = self.words()[bucket + place].load(Ordering::SeqCst);
+                let is_free = word == 0
+                    // Of an inserter that died, or is about to find that another came.
+                    || word & TENTATIVE != 0
+                    || self.is_vacant(&self.claim_at(table, bucket, place, word), asker);
+                is_free.then_some((bucket, place, word))
+            });
+            let first = free.next();
+            let count = usize::from(first.is_some()) + free.count();
+            if count > most {
+                (best, most) = (first, count);
+            }
+        }
+        best
     }
 
     /// Writes what belongs to a claim that was committed a moment ago. The token is taken here, when nobody else has the claim:
@@ -391,6 +402,21 @@ impl Region {
 
     fn claim_bucket(&self, table: Table, name: Name) -> usize {
         self.claim_bucket_at(table, (name.low >> 32) as usize % self.claim_buckets(table))
+    }
+
+    /// The buckets that a name may be in: a rate limit, of which there are many, has a choice of two, so that a table of which much is
+    /// taken still has a place for it (Azar, Broder, Karlin, Upfal: Balanced Allocations, 1994).
+    fn claim_buckets_of(&self, table: Table, name: Name) -> impl Iterator<Item = usize> {
+        let first = self.claim_bucket(table, name);
+        let second = match table {
+            Table::Rates => self.claim_bucket_at(table, (name.low as u32) as usize % self.claim_buckets(table)),
+            _ => first,
+        };
+        std::iter::once(first).chain((second != first).then_some(second))
+    }
+
+    fn claim_places(&self, table: Table, name: Name) -> impl Iterator<Item = (usize, usize)> {
+        self.claim_buckets_of(table, name).flat_map(|bucket| (0..claim::SLOTS).map(move |place| (bucket, place)))
     }
 
     fn claim_buckets(&self, table: Table) -> usize {

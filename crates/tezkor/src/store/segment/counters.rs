@@ -73,6 +73,8 @@ counters! {
     TagsInvalidated = "tags_invalidated",
     /// Reads of a load that were answered by a stale value.
     HitsStale = "hits_stale",
+    /// Uses of rate limits that were refused for want of a place in their table.
+    RatesRefused = "rates_refused",
 }
 
 const _: () = assert!(Counter::ALL.len() <= worker::COUNTERS_END - worker::COUNTERS);

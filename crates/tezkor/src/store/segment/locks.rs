@@ -3,8 +3,11 @@
 
 use std::time::Duration;
 
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
 use super::claims::{Claimed, HIGHEST_RATE_LIMIT, LONGEST_RATE_PERIOD_MS, Name, Table};
-use super::{Attached, Guard, SegmentStore, os};
+use super::counters::Counter;
+use super::{Attached, Guard, Refusal, SegmentStore, os};
 use crate::error::Error;
 use crate::key::Key;
 use std::sync::Arc;
@@ -119,6 +122,9 @@ impl SegmentStore {
             return Err(Error::setting(format!("period is {period:?}: write a time from a millisecond to a year")));
         }
         let (attached, now_ms, name) = self.enter_with(key);
+        // Limits of one key for several periods (ten a second, and a thousand an hour) are several limits.
+        let of_period = xxh3_64_with_seed(&period_ms.to_le_bytes(), name.low);
+        let name = Name { low: name.low ^ of_period, high: name.high ^ of_period.rotate_left(32) };
         let now_ms = self.tick_ms(now_ms);
         let used = attached.region.use_rate(name, limit, period_ms, attached.asker(now_ms, &|_| true));
         Ok(match used {
@@ -127,8 +133,23 @@ impl SegmentStore {
                 remaining: limit.saturating_sub(used),
                 resets_after: Duration::from_millis(ends_ms.saturating_sub(now_ms)),
             },
-            None => Rate { is_allowed: false, remaining: 0, resets_after: period },
+            None => {
+                attached.region.count(attached.row(), Counter::RatesRefused, 1);
+                self.say_rates_full();
+                Rate { is_allowed: false, remaining: 0, resets_after: period }
+            }
         })
+    }
+
+    #[cold]
+    fn say_rates_full(&self) {
+        self.say(Refusal::NoRate, || {
+            format!(
+                "the table of rate limits of {} is full, so that new ones are refused until a window ends: set a larger SIZE \
+                 for a larger table, or shorter periods",
+                self.name()
+            )
+        });
     }
 
     /// Gives back all locks, loads and rate limits of the region, whoever has them: for tests, between which nothing is to be left.

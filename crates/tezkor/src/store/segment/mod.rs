@@ -95,7 +95,7 @@ pub struct SegmentStore {
     events: ArcSwap<Vec<Event>>,
     has_events: AtomicBool,
     /// When each kind of refusal was said last.
-    said_ms: [AtomicU64; 4],
+    said_ms: [AtomicU64; 5],
     /// Keys whose value did not fit: the low half of the hash, and the time of the Ledger. For people who ask about a key.
     too_large: [[AtomicU64; 2]; TOO_LARGE_KEPT],
 }
@@ -107,6 +107,7 @@ enum Refusal {
     TooLarge = 1,
     NoRoom = 2,
     NoMemory = 3,
+    NoRate = 4,
 }
 
 /// A region and this process's part in it.
