@@ -1,4 +1,4 @@
-"""Finds, installs and runs real servers for benchmarks and tests, on unix sockets: redis-server, memcached, PostgreSQL.
+"""Finds, installs and runs real servers for benchmarks and tests on unix sockets: Redis, Valkey, memcached, PostgreSQL.
 
 It never touches a server that it did not start, and opens no network port.
 
@@ -8,6 +8,7 @@ It never touches a server that it did not start, and opens no network port.
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -29,10 +30,14 @@ def postgresql_program(name: str) -> str | None:
 # Debian's package, and how to see that it is there.
 PACKAGES = {
     "redis-server": lambda: shutil.which("redis-server"),
+    "valkey-server": lambda: shutil.which("valkey-server"),
+    "openssl": lambda: shutil.which("openssl"),
     "memcached": lambda: shutil.which("memcached"),
     "libmemcached-dev": lambda: Path("/usr/include/libmemcached/memcached.h").exists(),
     "postgresql": lambda: postgresql_program("postgres") and postgresql_program("initdb"),
 }
+# What a stable Debian has in its backports alone.
+BACKPORTS = {"valkey-server"}
 START_SECONDS = 10
 # PostgreSQL refuses to run as root; this is who Debian's package runs it as.
 POSTGRESQL_USER = "postgres"
@@ -46,20 +51,38 @@ def install(package: str) -> str | None:
         return None
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         return f"{package} is missing; install it with the system's package manager"
-    # Debian starts a server when it installs one, unless the runlevel says that the machine is going down.
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-    for command in (["update"], ["install", "-y", "--no-install-recommends", package]):
-        done = subprocess.run(
-            ["apt-get", "-q", *command],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-        )
+    with tempfile.TemporaryDirectory() as folder:
+        sources = backports(Path(folder)) if package in BACKPORTS else []
+        # Debian starts a server when it installs one, unless the runlevel says that the machine is going down.
+        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+        for command in (["update"], ["install", "-y", "--no-install-recommends", package]):
+            done = subprocess.run(
+                ["apt-get", "-q", *sources, *command],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+            )
     if done.returncode or not PACKAGES[package]():
         lines = done.stderr.strip().splitlines() or ["no reason given"]
         return f"{package} is missing and apt-get could not install it: {lines[-1]}"
     return None
+
+
+def backports(folder: Path) -> list[str]:
+    """Options for apt-get that add Debian's backports to the sources of the machine, for this call alone."""
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        return []
+    if release.get("ID") != "debian":
+        return []
+    for system in (Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("*")):
+        if system.is_file():
+            shutil.copy(system, folder)
+    suite = f"{release.get('VERSION_CODENAME')}-backports"
+    (folder / "backports.list").write_text(f"deb http://deb.debian.org/debian {suite} main\n")
+    return ["-o", "Dir::Etc::sourcelist=/dev/null", "-o", f"Dir::Etc::sourceparts={folder}"]
 
 
 class Servers:

@@ -44,6 +44,8 @@ pub use error::Error;
 pub use event::{Event, Explanation, Level, Missing, Stats};
 pub use glob::Glob;
 pub use key::{Key, LONGEST_KEY_BYTES, Space};
+#[cfg(feature = "redis")]
+pub use store::redis;
 pub use store::segment::counters::Counter;
 pub use store::segment::intents::{Everything, Intents};
 pub use store::segment::layout::{LARGEST_REGION_BYTES, SMALLEST_REGION_BYTES};

@@ -4,6 +4,8 @@
 pub mod contract;
 pub mod dummy;
 pub mod far;
+#[cfg(feature = "redis")]
+pub mod redis;
 pub mod segment;
 
 use crate::entry::{Found, Incr, Terms, Timeout, Value, When, Written};

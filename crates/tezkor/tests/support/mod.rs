@@ -7,6 +7,7 @@ pub mod child;
 pub mod death;
 pub mod history;
 pub mod place;
+pub mod servers;
 pub mod system;
 pub mod value;
 
