@@ -4,6 +4,7 @@
 pub mod contract;
 pub mod dummy;
 pub mod far;
+pub mod memcached;
 pub mod segment;
 
 use crate::entry::{Found, Incr, Terms, Timeout, Value, When, Written};
