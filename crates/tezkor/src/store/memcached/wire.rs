@@ -92,7 +92,7 @@ impl Verb<'_> {
         if tone == Tone::Quiet {
             out.extend_from_slice(b" q");
         }
-        push(out, format_args!(" O{opaque:x}\r\n"));
+        push(out, format_args!(" O{opaque:08x}\r\n"));
         if let Verb::Set { value, .. } = self {
             out.extend_from_slice(value);
             out.extend_from_slice(b"\r\n");
@@ -269,25 +269,25 @@ mod tests {
     #[test]
     fn questions_are_written_as_the_protocol_says() {
         for (verb, expected) in [
-            (Verb::Get(" v c"), "mg k v c Oab\r\n"),
-            (Verb::Touch(60), "mg k T60 Oab\r\n"),
-            (Verb::Lease(30, None), "mg k v c N30 Oab\r\n"),
-            (Verb::Lease(30, Some(5)), "mg k v c N30 R5 Oab\r\n"),
-            (Verb::Set { value: b"x\r\n", ttl: 0, when: When::Always }, "ms k 3 T0 Oab\r\nx\r\n\r\n"),
-            (Verb::Set { value: b"", ttl: 9, when: When::Absent }, "ms k 0 T9 ME Oab\r\n\r\n"),
-            (Verb::Set { value: b"1", ttl: 9, when: When::Cas(7) }, "ms k 1 T9 C7 Oab\r\n1\r\n"),
-            (Verb::Set { value: b"1", ttl: 9, when: When::CasOrStale(7) }, "ms k 1 T9 C7 I Oab\r\n1\r\n"),
-            (Verb::Delete(None), "md k Oab\r\n"),
-            (Verb::Delete(Some(7)), "md k C7 Oab\r\n"),
-            (Verb::Invalidate(30), "md k I T30 Oab\r\n"),
-            (Verb::Count { mode: b'I', delta: 3 }, "ma k MI D3 v Oab\r\n"),
+            (Verb::Get(" v c"), "mg k v c O000000ab\r\n"),
+            (Verb::Touch(60), "mg k T60 O000000ab\r\n"),
+            (Verb::Lease(30, None), "mg k v c N30 O000000ab\r\n"),
+            (Verb::Lease(30, Some(5)), "mg k v c N30 R5 O000000ab\r\n"),
+            (Verb::Set { value: b"x\r\n", ttl: 0, when: When::Always }, "ms k 3 T0 O000000ab\r\nx\r\n\r\n"),
+            (Verb::Set { value: b"", ttl: 9, when: When::Absent }, "ms k 0 T9 ME O000000ab\r\n\r\n"),
+            (Verb::Set { value: b"1", ttl: 9, when: When::Cas(7) }, "ms k 1 T9 C7 O000000ab\r\n1\r\n"),
+            (Verb::Set { value: b"1", ttl: 9, when: When::CasOrStale(7) }, "ms k 1 T9 C7 I O000000ab\r\n1\r\n"),
+            (Verb::Delete(None), "md k O000000ab\r\n"),
+            (Verb::Delete(Some(7)), "md k C7 O000000ab\r\n"),
+            (Verb::Invalidate(30), "md k I T30 O000000ab\r\n"),
+            (Verb::Count { mode: b'I', delta: 3 }, "ma k MI D3 v O000000ab\r\n"),
         ] {
             assert_eq!(written(verb, b"k", Tone::Aloud), expected);
         }
-        assert_eq!(written(Verb::Get(" v"), b"a b", Tone::Quiet), "mg YSBi b v q Oab\r\n");
+        assert_eq!(written(Verb::Get(" v"), b"a b", Tone::Quiet), "mg YSBi b v q O000000ab\r\n");
         assert_eq!(
             written(Verb::Set { value: b"1", ttl: 0, when: When::Always }, b" ", Tone::Aloud),
-            "ms IA== 1 b T0 Oab\r\n1\r\n"
+            "ms IA== 1 b T0 O000000ab\r\n1\r\n"
         );
     }
 
