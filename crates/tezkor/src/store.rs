@@ -6,6 +6,7 @@ pub mod dummy;
 pub mod far;
 #[cfg(feature = "redis")]
 pub mod redis;
+pub mod memcached;
 pub mod segment;
 
 use crate::entry::{Found, Incr, Terms, Timeout, Value, When, Written};

@@ -6,6 +6,7 @@ pub mod board;
 pub mod child;
 pub mod death;
 pub mod history;
+pub mod memcached;
 pub mod place;
 pub mod servers;
 pub mod system;
