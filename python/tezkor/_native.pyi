@@ -182,6 +182,212 @@ class Cache:
         """Whether an operation never waits for a network, a database or a disk."""
 
 @final
+class FarCache:
+    """A cache on a server: one alias of the settings."""
+
+    def __new__(
+        cls,
+        server: Server,
+        machine: Cache,
+        /,
+        *,
+        name: str,
+        prefix: str = "",
+        version: Any = 1,
+        timeout: float | None = 300,
+        default_timeout: object = None,
+        key_function: Callable[[Any, str, Any], str] | None = None,
+        validate_key: Callable[[str], None] | None = None,
+        pickle: bool = True,
+        compress_min_bytes: int = 1024,
+        keys: Sequence[str | bytes] = [],
+        encrypt: bool = False,
+        jitter: float = 0.0,
+        strict: bool = False,
+    ) -> FarCache: ...
+    def get(self, key: Any, default: Any = None, version: Any = None, /) -> Any:
+        """The value of a key, or the default."""
+
+    def get_many(self, keys: Iterable[Any], version: Any = None, /) -> dict[Any, Any]:
+        """The values of those keys that are there, in one round trip."""
+
+    def set(
+        self,
+        key: Any,
+        value: Any,
+        timeout: Any = ...,
+        version: Any = None,
+        tags: Iterable[str] | None = None,
+        stale: float | None = None,
+        /,
+    ) -> None:
+        """Stores a value."""
+
+    def set_many(
+        self,
+        data: Mapping[Any, Any],
+        timeout: Any = ...,
+        version: Any = None,
+        tags: Iterable[str] | None = None,
+        stale: float | None = None,
+        /,
+    ) -> list[Any]:
+        """Stores several values in one round trip; returns the keys of those that could not be stored."""
+
+    def add(
+        self,
+        key: Any,
+        value: Any,
+        timeout: Any = ...,
+        version: Any = None,
+        tags: Iterable[str] | None = None,
+        stale: float | None = None,
+        /,
+    ) -> bool:
+        """Stores a value where there is none; whether it did."""
+
+    def touch(self, key: Any, timeout: Any = ..., version: Any = None, /) -> bool:
+        """Gives an entry another timeout; whether there is one."""
+
+    def delete(self, key: Any, version: Any = None, /) -> bool:
+        """Removes an entry; whether there was one."""
+
+    def delete_many(self, keys: Iterable[Any], version: Any = None, /) -> None:
+        """Removes several entries in one round trip."""
+
+    def has_key(self, key: Any, version: Any = None, /) -> bool:
+        """Whether there is an entry."""
+
+    def incr(self, key: Any, delta: Any = 1, version: Any = None, /) -> Any:
+        """Adds to a number and returns the sum; its timeout stays as it is."""
+
+    def clear(self, /) -> None:
+        """Removes all that is the cache's on the server: all prefixes and versions."""
+
+    def reset(self, /) -> None:
+        """Empties the location, and gives back what the machine keeps of it: for tests."""
+
+    def clear_prefix(self, /) -> None:
+        """Removes what has this prefix, in all versions."""
+
+    def keys(self, pattern: str | None = None, version: Any = None, /) -> list[str]:
+        """The keys of this prefix and version that fit the pattern, as they were given."""
+
+    def matches(self, pattern: str, full_key: str, version: Any = None, /) -> bool:
+        """Whether a full key is one that the pattern stands for."""
+
+    def delete_pattern(self, pattern: str, version: Any = None, /) -> int:
+        """Removes the entries of this prefix and version whose key fits the pattern; how many there were."""
+
+    def load(
+        self,
+        key: Any,
+        version: Any = None,
+        birth: int | None = None,
+        beta: float = 1.0,
+        refresh: bool = False,
+        alone: bool = False,
+        /,
+    ) -> Any | Load:
+        """A fresh value that is not due for an early refresh; else a Load."""
+
+    def invalidate_tags(self, tags: Iterable[str], /) -> None:
+        """Invalidates all entries of this prefix that depend on one of the tags, in all versions."""
+
+    def ttl_ms(self, key: Any, version: Any = None, /) -> int | None:
+        """How long an entry lives on, in milliseconds: None for ever, -1 when there is none."""
+
+    def acquire(self, name: Any, seconds: float | None, version: Any = None, /) -> int:
+        """Takes a lock until it is released, and these seconds at most: its fencing token; 0 when somebody has it."""
+
+    def release(self, name: Any, token: int, version: Any = None, /) -> bool:
+        """Gives a lock back; whether it was still the caller's."""
+
+    def extend(self, name: Any, token: int, seconds: float | None, version: Any = None, /) -> bool:
+        """Has a lock last these seconds from now on; whether it still is the caller's."""
+
+    def await_lock(self, name: Any, seconds: float, version: Any = None, /) -> bool:
+        """Waits until a lock is free, or the seconds are over; whether it is."""
+
+    def owns(self, name: Any, token: int, version: Any = None, /) -> bool:
+        """Whether a lock is the caller's at this moment."""
+
+    def is_locked(self, name: Any, version: Any = None, /) -> bool:
+        """Whether somebody has a lock."""
+
+    def rate(self, key: Any, limit: int, period: float, version: Any = None, /) -> tuple[bool, int, float]:
+        """Uses a rate limit once: whether that is allowed, how many more are, and in how many seconds the
+        window ends."""
+
+    def sequence(self, /) -> int:
+        """The last number of the sequence of invalidations that this process has seen: it may be behind, and then what
+        is loaded since is taken for older than it is."""
+
+    def make_full_key(self, key: Any, version: Any = None, /) -> str:
+        """The full key, checked."""
+
+    def tags_at(self, full_key: str, /) -> list[str]:
+        """The tags of the entry at a full key."""
+
+    def intend(self, full_keys: list[str], tags: Iterable[str], everything: str, /) -> list[int]:
+        """A server is not told of what a transaction intends: nothing is kept."""
+
+    def forget(self, ids: list[int], /) -> None:
+        """There is nothing to forget."""
+
+    def explain(self, key: Any, version: Any = None, /) -> dict[str, Any]:
+        """What there is to say of one key."""
+
+    def stats(self, /) -> dict[str, Any]:
+        """What the machine knows of the server."""
+
+    def location(self, /) -> str:
+        """The server, without any secret."""
+
+    def is_near(self, /) -> bool:
+        """Whether an operation never waits for a network, a database or a disk."""
+
+@final
+class Server:
+    """A server that caches are on: one for each set of settings in a process."""
+
+    @staticmethod
+    def redis(
+        urls: Sequence[str],
+        /,
+        *,
+        sentinels: Sequence[str] | None = None,
+        cluster: bool = False,
+        connect_timeout: float | None = None,
+        reply_timeout: float | None = None,
+        connections: int | None = None,
+        read_replicas: bool = False,
+        ca_file: str | None = None,
+        cert_file: str | None = None,
+        key_file: str | None = None,
+    ) -> Server:
+        """Redis or Valkey: the URL of a primary and those of its replicas; with ``sentinels``, one URL that
+        names the service; with ``cluster``, those of some nodes."""
+
+    @staticmethod
+    def memcached(
+        locations: Sequence[str],
+        /,
+        *,
+        placement: str = "rendezvous",
+        username: str | None = None,
+        password: str | None = None,
+        connect_timeout: float | None = None,
+        reply_timeout: float | None = None,
+        tls: bool = False,
+        ca_file: str | None = None,
+        cert_file: str | None = None,
+        key_file: str | None = None,
+    ) -> Server:
+        """Memcached, one or several that share the keys; ``placement`` is "rendezvous" (as pymemcache),
+        "ketama", "ketama-weighted" or "modula" (as pylibmc)."""
+
+@final
 class Load:
     """A load. Dropping one that its caller runs ends it, so that nobody waits for ever."""
 
@@ -208,6 +414,10 @@ class Load:
     @property
     def birth(self) -> int:
         """The logical time at which it began; what is invalidated later overtakes it."""
+
+    @property
+    def is_near(self) -> bool:
+        """Whether its verbs never wait for a network."""
 
     @property
     def full_key(self) -> str:
@@ -243,7 +453,7 @@ class Load:
         """Counts the caller no longer."""
 
     def is_awaited(self, /) -> bool:
-        """Whether anybody, in any process, waits for a load that the caller runs."""
+        """Whether anybody, in any process of this machine, waits for a load that the caller runs."""
 
 @final
 class Seal:

@@ -15,14 +15,24 @@ from functools import partial
 from typing import Any
 
 from django.apps import apps
+from django.conf import settings as django_settings
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache, default_key_func
 from django.core.cache.backends.dummy import DummyCache as DjangoDummyCache
 from django.core.exceptions import ImproperlyConfigured
 
-from tezkor import _native, blocks, checks, isolation, names, options, transactions
+from tezkor import _native, blocks, checks, isolation, names, options, servers, transactions
 from tezkor.verbs import Silent, Verbs, warn_about_globs
 
-__all__ = ["DummyCache", "FileBasedCache", "LocMemCache", "TezkorCache"]
+__all__ = [
+    "DummyCache",
+    "FileBasedCache",
+    "LocMemCache",
+    "MemcachedCache",
+    "PyLibMCCache",
+    "PyMemcacheCache",
+    "RedisCache",
+    "TezkorCache",
+]
 
 KEY_METHODS = ("make_key", "validate_key", "make_and_validate_key")
 # Attributes that decide what a key or a timeout means: an instance on which one changes gets another native cache.
@@ -42,6 +52,8 @@ _natives: dict[tuple[Any, ...], Any] = {}
 # One native cache for each LOCATION that this process opened, and those among them that a test run may empty.
 _stores: dict[tuple[str, str | None], Any] = {}
 _of_tests: set[tuple[str, str | None]] = set()
+# One for all caches on the same server.
+_servers: dict[Any, Any] = {}
 
 # BaseCache's own warnings; it does not look at the instance. The native cache calls this for suspicious keys only.
 _warn_about_key = partial(BaseCache.validate_key, None)
@@ -51,6 +63,8 @@ class TezkorCache(Verbs):
     """One cache for all processes of the project on this machine."""
 
     to_url: Callable[[Any], str] = staticmethod(options.region_url)
+    # The kind of server that a LOCATION names; None for a place on this machine.
+    kind_of: Callable[[Any], str | None] = staticmethod(servers.kind_of)
     # Whether MAX_ENTRIES and CULL_FREQUENCY bound this backend, exactly as Django's; the others are bounded in bytes.
     bounded_by_entries = False
     is_folder = False
@@ -283,7 +297,7 @@ class TezkorCache(Verbs):
     @classmethod
     def read(cls, location: Any, params: Mapping[str, Any]) -> options.Plan:
         """What these settings mean, and what is wrong about them; opens nothing."""
-        return options.plan(cls.to_url, location, params)
+        return options.plan(cls.to_url, location, params, cls.kind_of(location))
 
     def _first(self, location: Any, params: Mapping[str, Any]) -> dict[str, Any]:
         """What every instance with these settings starts from."""
@@ -319,7 +333,7 @@ class TezkorCache(Verbs):
                 refuse()  # nobody runs our checks
             return
         mine["_near"] = native.is_near()
-        mine["place"] = (plan.url.partition("?")[0], plan.arguments.get("region"))
+        mine["place"] = _place(plan.url, plan.arguments)
         mine["is_transactional"] = plan.transactional
         mine["delete_many_patterns"] = plan.delete_many_patterns
         mine.update({f"_{name}": getattr(native, name) for name in NATIVE_METHODS})
@@ -341,16 +355,17 @@ class TezkorCache(Verbs):
             arguments.update(max_entries=max(self._max_entries, 0), cull_frequency=self._cull_frequency)
         if mine["_has_own_keys"] or not mine.keys().isdisjoint(KEY_METHODS):
             arguments.update(version=self.version, key_function=_asking(weakref.ref(self)))
-            return _open(plan.url, arguments)
+            return _open(plan, arguments)
         arguments.update(version=self.version, validate_key=_warn_about_key)
         if self.key_func is not default_key_func:
             arguments["key_function"] = self.key_func
-        key = (plan.url, type(self.version), *arguments.items())
+        server = plan.server and plan.server.key
+        key = (plan.url, server, type(self.version), *arguments.items())
         native = _natives.get(key)
         if native is None:
             if len(_natives) >= TABLE_LIMIT:
                 _natives.clear()
-            native = _natives[key] = _open(plan.url, arguments)
+            native = _natives[key] = _open(plan, arguments)
         return native
 
 
@@ -376,6 +391,28 @@ class FileBasedCache(TezkorCache):
 
     to_url = staticmethod(options.file_url)
     is_folder = True
+
+
+class RedisCache(TezkorCache):
+    """Django's RedisCache and django-redis' RedisCache: LOCATION and OPTIONS as either spells them."""
+
+    kind_of = staticmethod(lambda location: "redis")
+
+
+class MemcachedCache(TezkorCache):
+    """Django's memcached backends: LOCATION is a server or several, which share the keys as pymemcache has it."""
+
+    kind_of = staticmethod(lambda location: "memcached")
+
+
+class PyMemcacheCache(MemcachedCache):
+    """Django's PyMemcacheCache."""
+
+
+class PyLibMCCache(MemcachedCache):
+    """Django's PyLibMCCache: the servers share the keys as pylibmc has it."""
+
+    kind_of = staticmethod(lambda location: "pylibmc")
 
 
 class DummyCache(Silent, DjangoDummyCache):  # type: ignore[misc]
@@ -415,10 +452,31 @@ def leave_live_caches() -> None:
         del _stores[place]
 
 
-def _open(url: str, arguments: Mapping[str, Any]) -> Any:
-    native = _native.Cache(url, default_timeout=DEFAULT_TIMEOUT, **arguments)
-    _stores.setdefault(_place(url, arguments), native)
+def _open(plan: options.Plan, arguments: Mapping[str, Any]) -> Any:
+    if plan.server is None:
+        native = _native.Cache(plan.url, default_timeout=DEFAULT_TIMEOUT, **arguments)
+    else:
+        native = _open_far(plan.server, arguments)
+    _stores.setdefault(_place(plan.url, arguments), native)
     return native
+
+
+def _open_far(settings: servers.Settings, arguments: Mapping[str, Any]) -> Any:
+    """A cache on a server; the machine keeps what it knows of it in the project's own region."""
+    server = _servers.get(settings.key)
+    if server is None:
+        server = _servers[settings.key] = settings.open()
+    rest = {name: value for name, value in arguments.items() if name != "region"}
+    machine = _native.Cache("servers", region=arguments.get("region"))
+    keys = [key for key in (django_settings.SECRET_KEY, *django_settings.SECRET_KEY_FALLBACKS) if key]
+    return _native.FarCache(
+        server,
+        machine,
+        name=settings.name,
+        keys=keys,
+        default_timeout=DEFAULT_TIMEOUT,
+        **{**rest, **settings.cache},
+    )
 
 
 def _place(url: str, arguments: Mapping[str, Any]) -> tuple[str, str | None]:

@@ -51,6 +51,7 @@ def _check(alias: str, backend: Any, entry: dict[str, Any]) -> Iterator[CheckMes
     for mistake in backend.read(location, _params(entry)).mistakes:
         yield Error(f"CACHES[{alias!r}]{mistake.where} {mistake.text}.", hint=mistake.hint, id=mistake.id)
     yield from _check_names(alias, entry)
+    yield from _check_explained(alias, backend, entry)
     yield from _check_migration(alias, backend, entry)
     timeout = entry.get("TIMEOUT", 300)
     is_nan = isinstance(timeout, float) and timeout != timeout  # an error of its own
@@ -109,6 +110,18 @@ def _check_names(alias: str, entry: dict[str, Any]) -> Iterator[CheckMessage]:
             )
 
 
+def _check_explained(alias: str, backend: Any, entry: dict[str, Any]) -> Iterator[CheckMessage]:
+    """Options of other libraries that have no meaning here."""
+    server = backend.read(entry.get("LOCATION", ""), _params(entry)).server
+    if server is not None:
+        for name, why in server.explained.items():
+            yield Info(
+                f"CACHES[{alias!r}]['OPTIONS'][{name!r}] has no effect: {why}.",
+                hint="Remove it when you like.",
+                id="tezkor.I002",
+            )
+
+
 def _check_migration(alias: str, backend: Any, entry: dict[str, Any]) -> Iterator[CheckMessage]:
     """Our own pickles are signed; those of other libraries are not."""
     library = backend.read(entry.get("LOCATION", ""), _params(entry)).migrate_from
@@ -164,6 +177,8 @@ def _folders() -> Iterator[tuple[str, Path]]:
 
     for alias, backend, entry in _aliases():
         try:
+            if backend.kind_of(entry.get("LOCATION", "")) is not None:
+                continue
             path = _native.parse_location(backend.to_url(entry.get("LOCATION", "")))["path"]
         except (TypeError, ValueError):
             continue

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from django.core.cache.backends.base import get_key_func
 
-from tezkor import _native, foreign, isolation, names
+from tezkor import _native, foreign, isolation, names, servers
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,21 @@ class Plan:
     keys: Mapping[str, names.Template] = field(default_factory=dict)
     # The library whose values are read on a miss.
     migrate_from: str | None = None
+    # What a cache that is not on this machine is on.
+    server: servers.Settings | None = None
     mistakes: list[Mistake] = field(default_factory=list)
 
     def wrong(self, id: str, where: str, text: str, hint: str) -> None:
         self.mistakes.append(Mistake(id, where, text, hint))
 
 
-def plan(to_url: Callable[[Any], str], location: Any, params: Mapping[str, Any]) -> Plan:
-    """Reads LOCATION and OPTIONS of one alias. ``to_url`` is the backend's reading of LOCATION."""
+def plan(
+    to_url: Callable[[Any], str], location: Any, params: Mapping[str, Any], kind: str | None = None
+) -> Plan:
+    """Reads LOCATION and OPTIONS of one alias. ``to_url`` is the backend's reading of LOCATION, ``kind`` the kind of
+    server that it names; None for a place on this machine."""
     result = Plan()
-    options = _options(result, params)
+    options = _options(result, params, servers.readers_of(kind) if kind else {})
     test = options.pop("TEST", {})
     region = options.pop("REGION", None)
     size_bytes = options.pop("SIZE", None)
@@ -70,6 +75,12 @@ def plan(to_url: Callable[[Any], str], location: Any, params: Mapping[str, Any])
     result.keys = options.pop("KEYS", {})
     result.migrate_from = options.pop("MIGRATE_FROM", None)
     result.arguments = {ARGUMENTS[name]: value for name, value in options.items() if name in ARGUMENTS}
+    if kind is not None:
+        _server(result, kind, location, params)
+        _key_function(result, params)
+        _times_and_names(result, params)
+        _privacy(result, test, region)
+        return result
     try:
         url = to_url(location)
         parsed = _native.parse_location(url)
@@ -98,15 +109,41 @@ def plan(to_url: Callable[[Any], str], location: Any, params: Mapping[str, Any])
     place = url.partition("?")[0]
     is_own = place == "shared://" or "://" not in place
     result.region = f"own {region}" if is_own else place
+    result.url = url
+    _privacy(result, test, region)
+    return result
+
+
+def _privacy(result: Plan, test: Mapping[str, bool], region: str | None) -> None:
+    """Under a test runner every LOCATION is private memory, unless the settings say otherwise."""
     result.is_of_tests = isolation.under_test_runner()
     result.is_private = result.is_of_tests and not test.get("SHARED", False)
     if result.is_private:
-        result.url = "memory://" + private_name(url)
+        result.url = "memory://" + private_name(result.url)
         result.arguments["clock"] = "python"
+        result.server = None
     else:
-        result.url = url
         result.arguments["region"] = region or isolation.own_region()
-    return result
+
+
+def _server(result: Plan, kind: str, location: Any, params: Mapping[str, Any]) -> None:
+    options = params.get("OPTIONS", {})
+    try:
+        settings = servers.read(kind, location, options if isinstance(options, Mapping) else {})
+        settings.open()  # reads files, and connects to nothing
+    except servers.Mistaken as mistake:
+        text, hint = mistake.args
+        result.wrong("tezkor.E007", mistake.where, text, hint)
+        return
+    except ValueError as error:
+        result.wrong("tezkor.E007", "['LOCATION']", f"cannot be used: {error}", "See docs/servers.md.")
+        return
+    for name in ("SIZE", "DECODED_SIZE"):
+        if name in options:
+            settings.explained[name] = "the server has a size of its own"
+    result.arguments.pop("decoded_bytes", None)
+    result.server = settings
+    result.url = result.region = settings.name
 
 
 LOCATION_HINT = (
@@ -130,7 +167,7 @@ def private_name(url: str) -> str:
     return f"{scheme if is_url else 'own'}.{quote(place, safe='').replace('%', '=')}"
 
 
-def _options(result: Plan, params: Mapping[str, Any]) -> dict[str, Any]:
+def _options(result: Plan, params: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
     given = params.get("OPTIONS", {})
     if not isinstance(given, Mapping):
         result.wrong(
@@ -141,7 +178,9 @@ def _options(result: Plan, params: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         where = f"['OPTIONS'][{name!r}]"
         if name not in READERS:
-            result.wrong("tezkor.E003", where, "is not an option of this backend", _nearest(str(name)))
+            if name not in others:
+                hint = _nearest(str(name), {*READERS, *others})
+                result.wrong("tezkor.E003", where, "is not an option of this backend", hint)
             continue
         try:
             read[name] = READERS[name](value)
@@ -150,11 +189,11 @@ def _options(result: Plan, params: Mapping[str, Any]) -> dict[str, Any]:
     return read
 
 
-def _nearest(name: str) -> str:
+def _nearest(name: str, known: set[str]) -> str:
     if name.upper() in ("TIMEOUT", "KEY_PREFIX", "VERSION", "KEY_FUNCTION", "LOCATION", "BACKEND"):
         return f"Write {name.upper()!r} next to OPTIONS, not in it."
-    near = difflib.get_close_matches(name.upper(), READERS, 1, 0.5)
-    everything = ", ".join(sorted(READERS))
+    near = difflib.get_close_matches(name.upper(), known, 1, 0.5)
+    everything = ", ".join(sorted(each for each in known if each.isupper()))
     return (
         f"Did you mean {near[0]!r}? There are {everything}."
         if near

@@ -4,9 +4,9 @@
 pub mod contract;
 pub mod dummy;
 pub mod far;
+pub mod memcached;
 #[cfg(feature = "redis")]
 pub mod redis;
-pub mod memcached;
 pub mod segment;
 
 use crate::entry::{Found, Incr, Terms, Timeout, Value, When, Written};

@@ -1,0 +1,409 @@
+"""From LOCATION and OPTIONS to a server: as Django, django-redis and Tezkor itself spell them.
+
+It never connects. What has no meaning here is accepted and explained by a system check; what would change where data
+goes is a mistake.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from tezkor import _native
+
+Reader = Callable[["Settings", Any], None]
+
+REDIS_SCHEMES = (
+    *("redis", "rediss", "unix", "valkey", "valkeys"),
+    *("redis+socket", "valkey+socket"),
+)
+
+
+@dataclass
+class Settings:
+    """What a server is opened with, and what is to be said about it."""
+
+    kind: str
+    locations: list[str] = field(default_factory=list)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    # Of the cache on it.
+    cache: dict[str, Any] = field(default_factory=dict)
+    # Option and why it has no effect.
+    explained: dict[str, str] = field(default_factory=dict)
+    username: str | None = None
+    password: str | None = None
+    database: int | None = None
+    sentinel: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> Any:
+        """The same for all who open the same server in the same way."""
+        login = (self.username, self.password, self.database)
+        return self.kind, tuple(self.locations), login, repr(sorted(self.arguments.items()))
+
+    @property
+    def name(self) -> str:
+        """The same for all who mean the same server, without a secret."""
+        return f"{self.kind} {' '.join(_bare(location) for location in self.locations)}"
+
+    def open(self) -> Any:
+        """The native server. Raises ValueError naming the setting and the fix."""
+        if self.kind == "memcached":
+            login: dict[str, Any] = {"username": self.username, "password": self.password}
+            return _native.Server.memcached(self.locations, **login, **self.arguments)
+        urls = [self._with_login(url) for url in self.locations]
+        return _native.Server.redis(urls, **self.arguments)
+
+    def _with_login(self, url: str) -> str:
+        parts = urlsplit(url)
+        netloc, path, query = parts.netloc, parts.path, parts.query
+        if self.password is not None and "@" not in netloc:
+            login = f"{quote(self.username or '', safe='')}:{quote(self.password, safe='')}"
+            netloc = f"{login}@{netloc}"
+        if self.database is not None:
+            is_socket = parts.scheme == "unix" or parts.scheme.endswith("+socket")
+            if is_socket and not re.search(r"(^|&)db=", query):
+                query = f"{query}&db={self.database}".lstrip("&")
+            elif not is_socket and path in ("", "/"):
+                path = f"/{self.database}"
+        return _joined(parts.scheme, netloc, path, query)
+
+
+def _joined(scheme: str, netloc: str, path: str, query: str) -> str:
+    """``urlunsplit`` leaves the slashes of ``unix:///path`` out."""
+    return f"{scheme}://{netloc}{path}{'?' if query else ''}{query}"
+
+
+def _bare(location: str) -> str:
+    """A location without user, password and parameters that may hold one."""
+    parts = urlsplit(location) if "://" in location else None
+    if parts is None:
+        return location
+    query = "&".join(part for part in parts.query.split("&") if part.startswith("db="))
+    return _joined(parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query)
+
+
+class Mistaken(ValueError):
+    """A setting is wrong: what is, and what to write instead."""
+
+    def __init__(self, where: str, text: str, hint: str) -> None:
+        super().__init__(text, hint)
+        self.where = where
+
+
+def readers_of(kind: str) -> Mapping[str, Reader]:
+    """What each option of a kind of server means."""
+    return OF_REDIS if kind == "redis" else OF_MEMCACHED
+
+
+def kind_of(location: Any) -> str | None:
+    """The kind of server that TezkorCache's LOCATION names; None for one on this machine."""
+    first = location[0] if isinstance(location, (list, tuple)) and location else location
+    if not isinstance(first, str):
+        return None
+    scheme = first.partition("://")[0] if "://" in first else ""
+    if scheme in REDIS_SCHEMES:
+        return "redis"
+    return "memcached" if scheme == "memcached" else None
+
+
+def read(kind: str, location: Any, options: Mapping[str, Any]) -> Settings:
+    """The settings of a server: "redis", "memcached", or "pylibmc" for memcached with that library's ways. Takes from
+    ``options`` what concerns it. Raises Mistaken."""
+    settings = Settings("redis" if kind == "redis" else "memcached")
+    settings.locations = _locations(settings.kind, location)
+    if kind == "pylibmc":
+        settings.arguments["placement"] = "modula"
+    readers = readers_of(kind)
+    for name, value in options.items():
+        reader = readers.get(name)
+        if reader is not None:
+            _apply(settings, reader, name, value)
+    if kind == "redis":
+        _finish_redis(settings)
+    return settings
+
+
+def _apply(settings: Settings, reader: Callable[[Settings, Any], None], name: str, value: Any) -> None:
+    try:
+        reader(settings, value)
+    except Mistaken:
+        raise
+    except (TypeError, ValueError) as error:
+        raise Mistaken(f"['OPTIONS'][{name!r}]", "is not what it should be", str(error)) from None
+
+
+def _locations(kind: str, location: Any) -> list[str]:
+    if isinstance(location, (list, tuple)):
+        found = [str(part) for part in location]
+    elif isinstance(location, str) and kind == "redis":
+        found = [part for part in re.split(r"[;,]\s*(?=[a-z+]+://)", location) if part]
+    else:
+        found = [str(location)] if location else []
+    if not found:
+        hint = "Write 'redis://127.0.0.1:6379/0'." if kind == "redis" else "Write '127.0.0.1:11211'."
+        raise Mistaken("['LOCATION']", "is empty", hint)
+    return found
+
+
+def _finish_redis(settings: Settings) -> None:
+    sentinel = settings.sentinel
+    if "sentinels" in sentinel:
+        addresses = [_sentinel_url(address, sentinel.get("kwargs", {})) for address in sentinel["sentinels"]]
+        settings.arguments["sentinels"] = addresses
+    elif sentinel.get("is_wanted"):
+        raise Mistaken("['OPTIONS']['SENTINELS']", "is missing", "Write [('10.0.0.1', 26379), ...].")
+
+
+def _sentinel_url(address: Any, kwargs: Mapping[str, Any]) -> str:
+    if isinstance(address, str):
+        return address if "://" in address else f"redis://{address}"
+    host, port = address
+    password, username = kwargs.get("password"), kwargs.get("username") or ""
+    login = f"{quote(username, safe='')}:{quote(password, safe='')}@" if password else ""
+    return f"redis://{login}{f'[{host}]' if ':' in str(host) else host}:{port}"
+
+
+# Readers of options
+
+
+def _argument(name: str, convert: Callable[[Any], Any]) -> Reader:
+    def read(settings: Settings, value: Any) -> None:
+        settings.arguments[name] = convert(value)
+
+    return read
+
+
+def _cache(name: str, convert: Callable[[Any], Any]) -> Reader:
+    def read(settings: Settings, value: Any) -> None:
+        settings.cache[name] = convert(value)
+
+    return read
+
+
+def _explained(name: str, why: str) -> Reader:
+    def read(settings: Settings, value: Any) -> None:
+        settings.explained[name] = why
+
+    return read
+
+
+def _seconds(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 3600:
+        raise ValueError("Write a number of seconds above 0, such as 0.1.")
+    return float(value)
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, str)) or int(value) <= 0:
+        raise ValueError("Write a number above 0.")
+    return int(value)
+
+
+def _yes_or_no(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("Write True or False.")
+    return value
+
+
+def _path(value: Any) -> str:
+    import os
+
+    return str(os.fspath(value))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("Write a text.")
+    return value
+
+
+def _username(settings: Settings, value: Any) -> None:
+    settings.username = None if value is None else _text(value)
+
+
+def _password(settings: Settings, value: Any) -> None:
+    settings.password = None if value is None else _text(value)
+
+
+def _database(settings: Settings, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, str)) or int(value) < 0:
+        raise ValueError("Write the number of a database, such as 1.")
+    settings.database = int(value)
+
+
+def _pool(settings: Settings, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise ValueError("Write a dictionary.")
+    for name, each in value.items():
+        reader = OF_POOL.get(name)
+        if reader is None:
+            settings.explained[f"CONNECTION_POOL_KWARGS[{name!r}]"] = "connections are Tezkor's own"
+        else:
+            _apply(settings, reader, f"CONNECTION_POOL_KWARGS[{name!r}]", each)
+
+
+def _client_class(settings: Settings, value: Any) -> None:
+    name = value if isinstance(value, str) else f"{value.__module__}.{value.__qualname__}"
+    kind = name.rpartition(".")[2]
+    if kind in ("ShardClient", "HerdClient") and kind == "ShardClient":
+        raise Mistaken(
+            "['OPTIONS']['CLIENT_CLASS']",
+            f"is {name}, which spreads keys over servers that do not know of each other",
+            "Use a Redis Cluster and 'CLUSTER': True.",
+        )
+    if kind == "SentinelClient":
+        settings.sentinel["is_wanted"] = True
+    elif kind == "HerdClient":
+        settings.explained["CLIENT_CLASS"] = (
+            "get_or_set() and cached() run a loader once, which is what it was for"
+        )
+    elif not name.startswith("django_redis.client."):
+        settings.explained["CLIENT_CLASS"] = "Tezkor speaks to the server itself"
+
+
+def _factory(settings: Settings, value: Any) -> None:
+    name = value if isinstance(value, str) else getattr(value, "__qualname__", str(value))
+    if "Sentinel" in name:
+        settings.sentinel["is_wanted"] = True
+    else:
+        settings.explained["CONNECTION_FACTORY"] = "connections are Tezkor's own"
+
+
+def _sentinels(settings: Settings, value: Any) -> None:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ValueError("Write a list of (host, port).")
+    settings.sentinel["sentinels"] = list(value)
+
+
+def _sentinel_kwargs(settings: Settings, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise ValueError("Write a dictionary such as {'password': ...}.")
+    settings.sentinel["kwargs"] = value
+
+
+def _ignore_exceptions(settings: Settings, value: Any) -> None:
+    settings.cache["strict"] = not _yes_or_no(value)
+
+
+def _compressor(settings: Settings, value: Any) -> None:
+    name = value if isinstance(value, str) else str(value)
+    if "identity" in name.lower():
+        settings.cache["compress_min_bytes"] = 0
+    else:
+        settings.explained["COMPRESSOR"] = (
+            "values of a KiB and more are compressed by zstd (COMPRESS_MIN_BYTES)"
+        )
+
+
+CODEC_NOTE = "values are kept in Tezkor's own format, which has all types that it had"
+
+COMMON: dict[str, Reader] = {
+    "CONNECT_TIMEOUT": _argument("connect_timeout", _seconds),
+    "REPLY_TIMEOUT": _argument("reply_timeout", _seconds),
+    "CA_FILE": _argument("ca_file", _path),
+    "CERT_FILE": _argument("cert_file", _path),
+    "KEY_FILE": _argument("key_file", _path),
+    "USERNAME": _username,
+    "PASSWORD": _password,
+    "STRICT": _cache("strict", _yes_or_no),
+    "ENCRYPT": _cache("encrypt", _yes_or_no),
+}
+
+# What redis-py's pools and connections take.
+OF_POOL: dict[str, Reader] = {
+    "max_connections": _argument("connections", _count),
+    "socket_timeout": _argument("reply_timeout", _seconds),
+    "socket_connect_timeout": _argument("connect_timeout", _seconds),
+    "ssl_ca_certs": _argument("ca_file", _path),
+    "ssl_certfile": _argument("cert_file", _path),
+    "ssl_keyfile": _argument("key_file", _path),
+    "username": _username,
+    "password": _password,
+    "db": _database,
+}
+
+OF_REDIS: dict[str, Reader] = {
+    **COMMON,
+    **OF_POOL,
+    "MAX_CONNECTIONS": _argument("connections", _count),
+    "READ_REPLICAS": _argument("read_replicas", _yes_or_no),
+    "CLUSTER": _argument("cluster", _yes_or_no),
+    "DB": _database,
+    "SENTINELS": _sentinels,
+    "SENTINEL_KWARGS": _sentinel_kwargs,
+    # Of Django's RedisCache.
+    "parser_class": _explained("parser_class", "replies are read by Tezkor itself"),
+    "pool_class": _explained("pool_class", "connections are Tezkor's own"),
+    "serializer": _explained("serializer", CODEC_NOTE),
+    # Of django-redis.
+    "CLIENT_CLASS": _client_class,
+    "CLIENT_KWARGS": _explained("CLIENT_KWARGS", "Tezkor speaks to the server itself"),
+    "CONNECTION_FACTORY": _factory,
+    "CONNECTION_POOL_CLASS": _explained("CONNECTION_POOL_CLASS", "connections are Tezkor's own"),
+    "CONNECTION_POOL_CLASS_KWARGS": _explained(
+        "CONNECTION_POOL_CLASS_KWARGS", "connections are Tezkor's own"
+    ),
+    "CONNECTION_POOL_KWARGS": _pool,
+    "REDIS_CLIENT_CLASS": _explained("REDIS_CLIENT_CLASS", "Tezkor speaks to the server itself"),
+    "REDIS_CLIENT_KWARGS": _explained("REDIS_CLIENT_KWARGS", "Tezkor speaks to the server itself"),
+    "PARSER_CLASS": _explained("PARSER_CLASS", "replies are read by Tezkor itself"),
+    "SOCKET_TIMEOUT": _argument("reply_timeout", _seconds),
+    "SOCKET_CONNECT_TIMEOUT": _argument("connect_timeout", _seconds),
+    "IGNORE_EXCEPTIONS": _ignore_exceptions,
+    "LOG_IGNORED_EXCEPTIONS": _explained(
+        "LOG_IGNORED_EXCEPTIONS", "outages are logged by the logger 'tezkor'"
+    ),
+    "SERIALIZER": _explained("SERIALIZER", CODEC_NOTE),
+    "COMPRESSOR": _compressor,
+    "PICKLE_VERSION": _explained("PICKLE_VERSION", "what has to be pickled is pickled by protocol 5"),
+    "REVERSE_KEY_FUNCTION": _explained("REVERSE_KEY_FUNCTION", "keys() gives the keys as they were given"),
+    "CLOSE_CONNECTION": _explained("CLOSE_CONNECTION", "connections stay open between requests"),
+    "ITERSIZE": _explained("ITERSIZE", "keys are listed 1000 at a time"),
+}
+
+# Of Django's memcached backends: what pymemcache's HashClient and pylibmc take.
+PYMEMCACHE = (
+    *("serde", "serializer", "deserializer", "no_delay", "ignore_exc", "use_pooling", "max_pool_size"),
+    *("pool_idle_timeout", "retry_attempts", "retry_timeout", "dead_timeout", "default_noreply", "encoding"),
+    *("allow_unicode_keys", "key_prefix", "lock_generator", "hasher", "binary", "behaviors"),
+    "socket_keepalive",
+)
+
+
+def _behaviors(settings: Settings, value: Any) -> None:
+    """pylibmc's, which decide where keys are."""
+    if not isinstance(value, Mapping):
+        raise ValueError("Write a dictionary, as pylibmc takes it.")
+    if value.get("ketama_weighted"):
+        settings.arguments["placement"] = "ketama-weighted"
+    elif value.get("ketama"):
+        settings.arguments["placement"] = "ketama"
+    settings.explained["behaviors"] = "only ketama and ketama_weighted matter: they decide where keys are"
+
+
+def _hasher(settings: Settings, value: Any) -> None:
+    raise Mistaken(
+        "['OPTIONS']['hasher']",
+        "is a way of your own to place keys",
+        "Use 'PLACEMENT': 'rendezvous', 'ketama', 'ketama-weighted' or 'modula'.",
+    )
+
+
+OF_MEMCACHED: dict[str, Reader] = {
+    **COMMON,
+    **{name: _explained(name, "Tezkor speaks to the servers itself") for name in PYMEMCACHE},
+    "PLACEMENT": _argument("placement", _text),
+    "TLS": _argument("tls", _yes_or_no),
+    "timeout": _argument("reply_timeout", _seconds),
+    "connect_timeout": _argument("connect_timeout", _seconds),
+    "username": _username,
+    "password": _password,
+    "behaviors": _behaviors,
+    "hasher": _hasher,
+}
