@@ -36,7 +36,9 @@ fn times(times: [(&mut Duration, Option<f64>); 2]) -> PyResult<()> {
         match given {
             Some(number) if number > 0.0 && number.is_finite() => *time = seconds(number),
             Some(number) => {
-                return Err(PyValueError::new_err(format!("a timeout is {number}: write seconds above 0, such as 0.1")));
+                return Err(PyValueError::new_err(format!(
+                    "a timeout is {number}: write seconds above 0, such as 0.1"
+                )));
             }
             None => {}
         }

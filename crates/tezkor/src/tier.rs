@@ -280,7 +280,10 @@ impl Tier {
             beginnings = vec![b"tz:{"];
         }
         for beginning in beginnings {
-            self.remove_all(beginning)?;
+            match self.remove_all(beginning) {
+                Err(error) if error.is_unsupported() => self.server.empty()?,
+                removed => removed?,
+            }
         }
         let mut paid = 0;
         for key in &written {
@@ -367,6 +370,10 @@ impl Server for Tier {
 
     fn left(&self, name: &[u8]) -> Result<Left, Error> {
         self.ask(|server| server.left(name))
+    }
+
+    fn empty(&self) -> Result<(), Error> {
+        self.ask(|server| server.empty())
     }
 
     fn scan(&self, beginning: &[u8], each: &mut dyn FnMut(&[u8]) -> bool) -> Result<(), Error> {

@@ -22,6 +22,28 @@ pub enum Over {
     Tcp,
 }
 
+/// A certificate authority and a certificate of it for `localhost` and `127.0.0.1`, made anew: `authority.pem`, `server.pem`,
+/// `server.key`. Whether it could be made.
+pub fn make_certificates(directory: &Path) -> bool {
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2";
+    let names = "-addext subjectAltName=DNS:localhost,IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE";
+    let commands = [
+        format!("req -x509 {key} -keyout authority.key -out authority.pem -subj /CN=authority"),
+        format!(
+            "req -x509 {key} -keyout server.key -out server.pem -subj /CN=server {names} -CA authority.pem -CAkey authority.key"
+        ),
+    ];
+    let is_made = commands.iter().all(|command| {
+        let mut openssl = Command::new("openssl");
+        openssl.args(command.split(' ')).current_dir(directory).stdout(Stdio::null()).stderr(Stdio::null());
+        openssl.status().is_ok_and(|status| status.success())
+    });
+    if !is_made {
+        eprintln!("openssl 3 is missing: memcached was not tested over TLS; apt-get install openssl");
+    }
+    is_made
+}
+
 /// A running memcached.
 pub struct Memcached {
     process: Child,

@@ -169,6 +169,10 @@ impl Server for Memory {
         })
     }
 
+    fn empty(&self) -> Result<(), Error> {
+        Err(Error::unsupported("memory is emptied by removing what is ours"))
+    }
+
     fn scan(&self, beginning: &[u8], each: &mut dyn FnMut(&[u8]) -> bool) -> Result<(), Error> {
         let found: Vec<Vec<u8>> = self.live()?.keys().filter(|name| name.starts_with(beginning)).cloned().collect();
         let _ = found.iter().all(|name| each(name));

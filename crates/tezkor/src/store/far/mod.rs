@@ -643,7 +643,10 @@ impl Store for FarStore {
     fn clear(&self, space: Space) -> Result<(), Error> {
         let beginning = names::of_location(space);
         // Tags, locks and rate limits stay: entries that are written from here on depend on them.
-        let removed = self.remove_those(&beginning, &|name| names::is_entry(name)).map(drop);
+        let removed = match self.remove_those(&beginning, &|name| names::is_entry(name)) {
+            Err(error) if error.is_unsupported() => self.server.empty(),
+            removed => removed.map(drop),
+        };
         self.owed(removed, Debt::Everything, &[&beginning])
     }
 

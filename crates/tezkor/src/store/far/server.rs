@@ -137,6 +137,9 @@ pub trait Server: Send + Sync {
     /// How long a value lives on.
     fn left(&self, name: &[u8]) -> Result<Left, Error>;
 
+    /// Removes everything on the server, ours or not: for servers that cannot list names. Others are unsupported, since a scan does better.
+    fn empty(&self) -> Result<(), Error>;
+
     /// Calls `each` with every name that begins so, in batches that hold up nobody, until it returns `false`. A name that is there all
     /// the time is shown at least once; it may be shown twice.
     fn scan(&self, beginning: &[u8], each: &mut dyn FnMut(&[u8]) -> bool) -> Result<(), Error>;

@@ -312,6 +312,9 @@ fn scan_shows_what_begins_so(bench: &Bench<'_>) {
     if !bench.checked.scans {
         let refused = bench.server().scan(b"x", &mut |_| true);
         assert!(refused.is_err_and(|error| error.is_unsupported()), "it cannot, and has to say so");
+        bench.set(&bench.name(b"k"), b"1", MINUTE);
+        bench.server().empty().expect("it answers");
+        assert_eq!(bench.get(&bench.name(b"k")), None);
         return;
     }
     for number in 0..1500 {
@@ -329,6 +332,7 @@ fn scan_shows_what_begins_so(bench: &Bench<'_>) {
         })
         .expect("it answers");
     assert_eq!(seen.len(), 750);
+    assert!(bench.server().empty().is_err_and(|error| error.is_unsupported()), "a scan does better");
     let mut first = 0;
     let stopped = bench.server().scan(&beginning, &mut |_| {
         first += 1;

@@ -124,6 +124,17 @@ impl Connection {
         }
     }
 
+    /// Removes everything.
+    pub(super) fn empty(&mut self) -> Result<(), Fault> {
+        self.outbox = b"flush_all\r\n".to_vec();
+        let mut deadline = Deadline::after(self.timeout);
+        self.send(&mut deadline)?;
+        match self.line(&mut deadline)? {
+            line if line == b"OK" => Ok(()),
+            line => Err(Fault::of_error(&self.title, &line)),
+        }
+    }
+
     /// The largest item that the server takes, if it tells.
     pub(super) fn item_limit(&mut self) -> Result<Option<usize>, Fault> {
         self.outbox = b"stats settings\r\n".to_vec();

@@ -39,6 +39,9 @@ pub(super) fn exchange(
     asks: &[Ask<'_>],
     settings: &MemcachedSettings,
 ) -> Vec<Result<Answer, Fault>> {
+    if let ([home], [ask]) = (homes, asks) {
+        return vec![exchange_one(&nodes[*home], ask, settings)];
+    }
     let mut answers: Vec<Option<Result<Answer, Fault>>> = Vec::new();
     answers.resize_with(asks.len(), || None);
     let mut turns: Vec<Turn<'_>> = Vec::new();
@@ -73,6 +76,19 @@ pub(super) fn exchange(
     }
     let unasked = || Err(Fault::outage("memcached was not asked"));
     answers.into_iter().map(|answer| answer.unwrap_or_else(unasked)).collect()
+}
+
+/// The same for one question, which most batches are: without the lists of a round.
+fn exchange_one(node: &Node, ask: &Ask<'_>, settings: &MemcachedSettings) -> Result<Answer, Fault> {
+    let mut connection = node.take(settings)?;
+    let mut answer = None;
+    let asked = connection.ask(std::iter::once(ask)).and_then(|first| {
+        let mut deadline = Deadline::after(settings.reply_timeout);
+        connection.answers(std::iter::once(ask), first, &mut deadline, |given| answer = Some(given))
+    });
+    asked.inspect_err(|fault| node.failed(fault, settings))?;
+    node.put_back(connection);
+    answer.ok_or_else(|| Fault::outage("memcached was not asked"))
 }
 
 impl Turn<'_> {

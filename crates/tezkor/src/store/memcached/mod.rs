@@ -27,6 +27,11 @@ mod name;
 mod node;
 mod ring;
 mod settings;
+#[cfg(feature = "memcached-tls")]
+mod tls;
+#[cfg(not(feature = "memcached-tls"))]
+#[path = "without_tls.rs"]
+mod tls;
 pub mod wire;
 
 use std::sync::Arc;
@@ -39,6 +44,7 @@ use self::lifetime::Seconds;
 use self::name::Name;
 use self::node::Node;
 use self::ring::Ring;
+use self::tls::Tls;
 use self::wire::{Code, Verb, When};
 use super::far::server::{Held, Item, Left, Lifetime, Mark, Put, Server};
 use crate::entry::Incr;
@@ -54,6 +60,7 @@ const MOST_ROUNDS: usize = 1000;
 pub struct Memcached {
     settings: MemcachedSettings,
     ring: Ring,
+    tls: Option<Tls>,
     here: ArcSwap<Here>,
 }
 
@@ -69,8 +76,9 @@ impl Memcached {
         settings.check()?;
         crate::store::segment::os::watch_forks();
         let ring = Ring::new(&settings.places, settings.placement);
-        let here = ArcSwap::from_pointee(Here::new(&settings));
-        Ok(Memcached { settings, ring, here })
+        let tls = settings.tls.as_ref().map(Tls::new).transpose()?;
+        let here = ArcSwap::from_pointee(Here::new(&settings, tls.as_ref()));
+        Ok(Memcached { settings, ring, tls, here })
     }
 
     /// Why servers are left out at the moment, one sentence for each.
@@ -90,7 +98,7 @@ impl Memcached {
         if here.forks == crate::forks() {
             return here;
         }
-        self.here.store(Arc::new(Here::new(&self.settings)));
+        self.here.store(Arc::new(Here::new(&self.settings, self.tls.as_ref())));
         self.here.load()
     }
 
@@ -160,8 +168,8 @@ impl Memcached {
 }
 
 impl Here {
-    fn new(settings: &MemcachedSettings) -> Here {
-        let nodes = settings.places.iter().map(|place| Node::new(place.address.clone()));
+    fn new(settings: &MemcachedSettings, tls: Option<&Tls>) -> Here {
+        let nodes = settings.places.iter().map(|place| Node::new(place.address.clone(), tls.cloned()));
         Here { forks: crate::forks(), nodes: nodes.collect() }
     }
 }
@@ -311,6 +319,10 @@ impl Server for Memcached {
     fn left(&self, name: &[u8]) -> Result<Left, Error> {
         let answer = self.ask_one(name, Verb::Get(" t"))?;
         Ok(if answer.code == Code::Missing { Left::Absent } else { answer.lives_on().left() })
+    }
+
+    fn empty(&self) -> Result<(), Error> {
+        self.here().nodes.iter().try_for_each(|node| node.empty(&self.settings)).map_err(Error::from)
     }
 
     fn scan(&self, _beginning: &[u8], _each: &mut dyn FnMut(&[u8]) -> bool) -> Result<(), Error> {

@@ -8,6 +8,7 @@ use super::connection::{Connection, Stream};
 use super::dial::Dial;
 use super::fault::Fault;
 use super::settings::{Address, MemcachedSettings};
+use super::tls::Tls;
 use crate::clock::boot_ms;
 
 /// Idle connections that are kept; threads that work at the same time beyond these connect anew.
@@ -23,6 +24,7 @@ pub(super) struct Node {
     title: String,
     idle: Mutex<Vec<Connection>>,
     dial: Dial,
+    tls: Option<Tls>,
     /// Failures since the last success.
     failures: AtomicU32,
     /// Until when it rests; 0 if it works.
@@ -33,12 +35,13 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) fn new(address: Address) -> Node {
+    pub(super) fn new(address: Address, tls: Option<Tls>) -> Node {
         Node {
             title: format!("memcached at {address}"),
             address,
             idle: Mutex::default(),
             dial: Dial::default(),
+            tls,
             failures: AtomicU32::new(0),
             rests_until_ms: AtomicU64::new(0),
             last: Mutex::default(),
@@ -82,6 +85,21 @@ impl Node {
         let mut idle = lock(&self.idle);
         if idle.len() < MOST_IDLE {
             idle.push(connection);
+        }
+    }
+
+    /// Removes everything on it.
+    pub(super) fn empty(&self, settings: &MemcachedSettings) -> Result<(), Fault> {
+        let mut connection = self.take(settings)?;
+        match connection.empty() {
+            Ok(()) => {
+                self.put_back(connection);
+                Ok(())
+            }
+            Err(fault) => {
+                self.failed(&fault, settings);
+                Err(fault)
+            }
         }
     }
 
@@ -161,7 +179,10 @@ impl Node {
             }
             Address::Tcp { host, port } => {
                 let stream = self.dial.tcp(host, *port, settings.connect_timeout).map_err(unreachable)?;
-                Ok(Box::new(stream))
+                match &self.tls {
+                    None => Ok(Box::new(stream)),
+                    Some(tls) => tls.wrap(stream, host, &self.title, settings.connect_timeout),
+                }
             }
         }
     }

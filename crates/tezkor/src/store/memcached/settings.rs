@@ -158,11 +158,18 @@ impl MemcachedSettings {
         if self.connect_timeout.is_zero() || self.reply_timeout.is_zero() {
             return Err(Error::setting("a timeout of zero leaves memcached no time to answer; 100 ms is the default"));
         }
+        let is_socket = |place: &Place| matches!(place.address, Address::Unix(_));
+        if self.tls.is_some() && self.places.iter().any(is_socket) {
+            return Err(Error::setting(
+                "memcached speaks no TLS on unix sockets; take TLS out of OPTIONS, or name host:port",
+            ));
+        }
+        let is_unsendable = |text: &str| text.is_empty() || text.contains([' ', '\r', '\n', '\0']);
         if let Some((name, password)) = &self.login
-            && (name.is_empty() || name.contains([' ', '\r', '\n']) || password.contains(['\r', '\n']))
+            && (is_unsendable(name) || is_unsendable(password))
         {
             return Err(Error::setting(
-                "memcached's USERNAME cannot be empty, and neither it nor PASSWORD can have line ends, nor USERNAME spaces",
+                "memcached takes no spaces or line ends in USERNAME and PASSWORD, and no empty ones; set others",
             ));
         }
         Ok(())

@@ -403,6 +403,10 @@ impl Server for Redis {
         }
     }
 
+    fn empty(&self) -> Result<(), Error> {
+        Err(Error::unsupported(format!("{} is emptied by removing what is ours", self.title)))
+    }
+
     fn scan(&self, beginning: &[u8], each: &mut dyn FnMut(&[u8]) -> bool) -> Result<(), Error> {
         let pattern = pattern_of(beginning);
         let found: Result<Arc<Node>, Fault> = match &self.runtime {
