@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import redis
 from faults.frames import MemcachedReplies, MemcachedRequests, RespFrames
+from faults.load import Load, django_cache, is_right, value_of
 from faults.proxy import Proxy
 from hypothesis import given
 from hypothesis import strategies as st
@@ -836,3 +837,82 @@ def test_the_proxy_ends_with_the_block_and_with_whoever_started_it(redis_path: s
     while Path(f"/proc/{orphan}").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not Path(f"/proc/{orphan}/fd/0").exists(), "the proxy outlives its starter"
+
+
+# The load
+
+
+class Lies:
+    """A cache that answers every tenth question for another key, fails at every seventh, and forgets everything."""
+
+    def __init__(self) -> None:
+        self.turn = 0
+
+    def get(self, key: str) -> str | None:
+        self.turn += 1
+        if self.turn % 10 == 0:
+            return value_of("another", "1")
+        if self.turn % 7 == 0:
+            raise TimeoutError
+        return None
+
+    def set(self, key: str, value: str) -> None:
+        pass
+
+
+def lies() -> Lies:
+    return Lies()
+
+
+def dies() -> None:
+    raise SystemExit(3)
+
+
+def test_the_load_counts_wrong_values_misses_and_exceptions(redis_path: str) -> None:
+    with Proxy(redis_path) as proxy, Load(lies, processes=2, requests=140, after_seconds=0.2) as load:
+        summary = load.under(proxy, "none")
+    # Of the questions 71 to 140 of each process seven are multiples of ten, and nine others of seven.
+    assert summary.reads == {"right": 0, "miss": 2 * 54, "wrong": 2 * 7}
+    assert summary.read_errors == {"TimeoutError": 2 * 9}
+    assert summary.write_errors == {}
+    assert summary.recovery is None
+
+
+def test_the_load_says_when_a_process_cannot_start(redis_path: str) -> None:
+    with pytest.raises(RuntimeError, match="died"), Load(dies, processes=2):
+        pass
+
+
+def test_whole_values_of_their_own_key_are_right() -> None:
+    whole = value_of("k1", "7")
+    assert is_right("k1", whole)
+    assert not is_right("k", whole)
+    assert not is_right("k2", whole)
+    assert not is_right("k1", 7)
+    assert not any(is_right("k1", whole[:at] + "?" + whole[at + 1 :]) for at in range(len(whole)))
+
+
+def test_django_s_redis_cache_returns_wrong_values_raises_and_waits(redis_path: str) -> None:
+    with Proxy(redis_path, "resp") as proxy:
+        cache = {
+            "BACKEND": "django.core.cache.backends.redis.RedisCache",
+            "LOCATION": f"redis://{proxy.address}/0",
+            "OPTIONS": {"socket_timeout": 0.2, "socket_connect_timeout": 5},
+        }
+        sizes = {"processes": 2, "requests": 60, "after_seconds": 0.5}
+        with Load(django_cache, **sizes, caches={"default": cache}) as load:
+            calm = load.under(proxy, "none")
+            assert calm.requests == calm.reads["right"] + calm.reads["miss"] + sum(calm.read_errors.values())
+            assert calm.wrong == 0
+            assert calm.recovery is not None
+            slow = load.under(proxy, "delay", seconds=0.05)
+            assert slow.added(1) > 0.04
+            assert slow.median > 0.05
+            shifted = load.under(proxy, "shift")
+            assert shifted.reads["wrong"] > 10
+            load.limit_seconds = 1
+            silent = load.under(proxy, "stall")
+            assert silent.requests < 60
+            assert silent.read_errors["TimeoutError"] > 2
+            # The last question of each process is answered when the fault is cleared.
+            assert silent.reads["right"] <= 2
