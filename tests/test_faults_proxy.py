@@ -362,6 +362,13 @@ def test_refuse_can_leave_open_connections_alone(proxy: Proxy, client: redis.Red
         Plain(proxy)
 
 
+def test_a_port_that_refuses_stays_taken(redis_path: str) -> None:
+    with Proxy(redis_path) as proxy:
+        proxy.fault("refuse")
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind((proxy.host, proxy.port))
+
+
 def test_partial_accept_refuses_every_nth_connection(proxy: Proxy) -> None:
     proxy.fault("partial accept", every=3)
     outcomes = []
@@ -628,6 +635,16 @@ def test_swap_exchanges_two_answers_that_are_asked_for_together(proxy: Proxy, cl
         assert pipeline.get("k1").get("k2").execute() == [value("k2"), value("k1")]
 
 
+def test_swap_waits_for_the_second_answer(proxy: Proxy) -> None:
+    with Plain(proxy) as plain:
+        proxy.fault("swap", wait=60)
+        plain.ask("k1")
+        assert plain.reply() == answer("k1")
+        question = b"*2\r\n$3\r\nGET\r\n$2\r\nk1\r\n"
+        plain.socket.sendall(question + b"*3\r\n$5\r\nBLPOP\r\n$4\r\nnone\r\n$4\r\n0.05\r\n")
+        assert [plain.reply(), plain.reply()] == [b"*-1\r\n", answer("k1")]
+
+
 def test_duplicate_leaves_a_second_answer_for_the_next_question(proxy: Proxy, client: redis.Redis) -> None:
     with Plain(proxy) as plain:
         proxy.fault("duplicate")
@@ -829,14 +846,29 @@ def test_the_proxy_ends_with_the_block_and_with_whoever_started_it(redis_path: s
         "print(proxy.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", code, redis_path], cwd=TESTS, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, redis_path],
+        cwd=TESTS,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        check=False,
     )
     assert ended.returncode == -signal.SIGKILL
     orphan = int(ended.stdout.splitlines()[-1])
     deadline = time.monotonic() + 10
-    while Path(f"/proc/{orphan}").exists() and time.monotonic() < deadline:
+    while is_running(orphan):
+        if time.monotonic() > deadline:
+            os.kill(orphan, signal.SIGKILL)
+            pytest.fail("the proxy outlives its starter")
         time.sleep(0.02)
-    assert not Path(f"/proc/{orphan}/fd/0").exists(), "the proxy outlives its starter"
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is alive, and no zombie that nobody has waited for."""
+    listed = subprocess.run(
+        ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    return bool(listed.stdout.strip()) and not listed.stdout.strip().startswith("Z")
 
 
 # The load
