@@ -459,7 +459,7 @@ def test_the_death_of_the_server_ends_its_connections(servers: Any) -> None:
             assert plain.get("k1") == b"$-1\r\n"
             own.processes[0].kill()
             assert plain.socket.recv(1) == b""
-            with Plain(proxy) as later, pytest.raises(ConnectionResetError):
+            with pytest.raises(ConnectionResetError), Plain(proxy) as later:
                 later.socket.recv(1)
 
 

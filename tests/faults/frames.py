@@ -45,6 +45,8 @@ class Frames:
                 if not self._body_left and self._part_ended():
                     ends.append(at)
                 continue
+            if not self._line:
+                at = self._leap(data, at)
             stop = data.find(b"\n", at) + 1
             if not stop:
                 self._line += data[at:]
@@ -60,6 +62,10 @@ class Frames:
             elif body == 0 and self._part_ended():
                 ends.append(at)
         return ends
+
+    def _leap(self, data: bytes, at: int) -> int:
+        """May pass over parts that lie in the data as a whole, but not over the last one."""
+        return at
 
     def _is_open(self) -> bool:
         """Whether parts are missing, apart from the one that is being read."""
@@ -88,6 +94,24 @@ class RespFrames(Frames):
         super().__init__()
         self._missing: list[int] = []
         self._answers = True
+
+    def _leap(self, data: bytes, at: int) -> int:
+        """Strings, a hundred at a time in batches, would take most of a round trip if each went the long way."""
+        if not self._missing:
+            return at
+        missing, size = self._missing[-1], len(data)
+        while missing > 1 and data[at : at + 1] == b"$":
+            stop = data.find(b"\n", at) + 1
+            length = data[at + 1 : stop - 2]
+            if not length.isdigit():
+                break
+            end = stop + int(length) + 2
+            if end > size:
+                break
+            at = end
+            missing -= 1
+        self._missing[-1] = missing
+        return at
 
     def _is_open(self) -> bool:
         return bool(self._missing)
