@@ -234,6 +234,29 @@ fn many_at_the_end_of_the_numbers_leave_it_as_it_was() {
 }
 
 #[test]
+fn a_number_that_is_set_to_near_the_end_while_others_add_to_it_is_led_beyond_by_nobody() {
+    let Some(server) = Running::start(Over::Unix, &[]) else { return };
+    let client = client(&[&server]);
+    let near = (i64::MAX - 3).to_string().into_bytes();
+    set(&client, b"n", b"5");
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..2000 {
+                    let sum = client.incr(b"n", 10).expect("it answers");
+                    assert!(matches!(sum, Incr::NotACount | Incr::Value(15 | 25)), "{sum:?}");
+                    set(&client, b"n", b"5");
+                }
+            });
+        }
+        scope.spawn(|| (0..4000).for_each(|_| assert_eq!(set(&client, b"n", &near), Put::Done)));
+    });
+    set(&client, b"n", &near);
+    assert_eq!(client.incr(b"n", 10).expect("it answers"), Incr::NotACount);
+    assert_eq!(get(&client, b"n"), Some(near));
+}
+
+#[test]
 fn one_of_many_wins_the_lease_and_the_others_wait() {
     let Some(server) = Running::start(Over::Unix, &[]) else { return };
     let client = client(&[&server]);
