@@ -5,6 +5,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
@@ -40,6 +41,7 @@ enum Damage {
 
 /// Stands between a client and a memcached.
 struct Between {
+    directory: PathBuf,
     damage: Arc<Mutex<Damage>>,
     last: Arc<Mutex<Vec<u8>>>,
     connections: Arc<AtomicUsize>,
@@ -48,7 +50,8 @@ struct Between {
 
 impl Between {
     fn new(server: &Running) -> Between {
-        let path = own_directory().join("between.sock");
+        let directory = own_directory();
+        let path = directory.join("between.sock");
         let listener = UnixListener::bind(&path).expect("a socket");
         let behind = server.location.replace("unix:", "");
         let (damage, last) = (Arc::new(Mutex::new(Damage::None)), Arc::new(Mutex::new(Vec::new())));
@@ -73,7 +76,7 @@ impl Between {
         settings.connect_timeout = Duration::from_secs(10);
         settings.shortest_rest = Duration::from_millis(1);
         settings.longest_rest = Duration::from_millis(1);
-        Between { damage, last, connections, settings }
+        Between { directory, damage, last, connections, settings }
     }
 
     fn set(&self, damage: Damage) {
@@ -82,6 +85,12 @@ impl Between {
 
     fn client(&self) -> Memcached {
         Memcached::new(self.settings.clone()).expect("good settings")
+    }
+}
+
+impl Drop for Between {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 

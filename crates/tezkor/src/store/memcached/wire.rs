@@ -300,7 +300,8 @@ mod tests {
 
     #[test]
     fn replies_are_read_at_whatever_byte_they_are_cut() {
-        let stream = b"VA 4 c18446744073709551615 t-1 O0 W X Z \r\n\r\n\r\n\r\nHD O12 kname fnew\r\nEN Off\r\nNS\r\nEX Oa\r\nNF Ob\r\nERROR\r\nCLIENT_ERROR no\r\nSERVER_ERROR out of memory\r\nVA 0 t7\r\n\r\n";
+        let stream = b"VA 4 c18446744073709551615 t-1 O0 W X Z \r\n\r\n\r\n\r\nHD O12 kname fnew\r\n\
+            EN Off\r\nNS\r\nEX Oa\r\nNF Ob\r\nERROR\r\nCLIENT_ERROR no\r\nSERVER_ERROR out of memory\r\nVA 0 t7\r\n\r\n";
         let mut codes = Vec::new();
         let mut at = 0;
         while at < stream.len() {
