@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use support::child::{finish_all, start_all};
@@ -234,6 +236,35 @@ fn many_at_the_end_of_the_numbers_leave_it_as_it_was() {
 }
 
 #[test]
+fn a_number_that_is_set_to_near_the_end_while_others_add_to_it_is_led_beyond_by_nobody() {
+    let Some(server) = Running::start(Over::Unix, &[]) else { return };
+    let client = client(&[&server]);
+    let near = (i64::MAX - 3).to_string().into_bytes();
+    // Counted, and judged at the end: who panicked here would leave the others waiting.
+    let (barrier, wrong) = (Barrier::new(3), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..1500 {
+                    barrier.wait();
+                    let is_right = matches!(client.incr(b"n", 10), Ok(Incr::NotACount | Incr::Value(15 | 25)));
+                    wrong.fetch_add(usize::from(!is_right), Ordering::Relaxed);
+                    barrier.wait();
+                }
+            });
+        }
+        for _ in 0..1500 {
+            set(&client, b"n", b"5");
+            barrier.wait();
+            set(&client, b"n", &near);
+            barrier.wait();
+            wrong.fetch_add(usize::from(get(&client, b"n").as_ref() != Some(&near)), Ordering::Relaxed);
+        }
+    });
+    assert_eq!(wrong.into_inner(), 0);
+}
+
+#[test]
 fn one_of_many_wins_the_lease_and_the_others_wait() {
     let Some(server) = Running::start(Over::Unix, &[]) else { return };
     let client = client(&[&server]);
@@ -341,7 +372,7 @@ fn while_one_of_three_servers_is_down_its_keys_are_misses_and_writes_to_it_are_o
 fn a_server_killed_and_restarted_under_load_gives_outages_and_then_its_own_values() {
     let Some(mut server) = Running::start(Over::Tcp, &[]) else { return };
     let client = client(&[&server]);
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     let round = |thread: u64, number: u64| {
         let name = format!("{thread} {}", number % 10).into_bytes();
         let value = format!("value of {thread} {number}").into_bytes();
@@ -359,7 +390,7 @@ fn a_server_killed_and_restarted_under_load_gives_outages_and_then_its_own_value
             let (stop, round) = (&stop, &round);
             scope.spawn(move || {
                 let mut number = 0;
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                while !stop.load(Ordering::Relaxed) {
                     round(thread, number);
                     number += 1;
                 }
@@ -376,7 +407,7 @@ fn a_server_killed_and_restarted_under_load_gives_outages_and_then_its_own_value
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        stop.store(true, Ordering::Relaxed);
     });
 }
 

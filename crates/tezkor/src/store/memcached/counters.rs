@@ -36,20 +36,35 @@ impl Memcached {
 
     /// Adds by memcached's own arithmetic; nothing where the value is no longer one that it can count.
     fn count(&self, name: &[u8], delta: i64) -> Result<Option<Incr>, Error> {
-        let count = |mode| Verb::Count { mode, delta: delta.unsigned_abs() };
-        let answer = self.ask_one(name, count(b'I'))?;
+        let delta = delta.unsigned_abs();
+        let answer = self.ask_one(name, Verb::Count { mode: b'I', delta, cas: None })?;
         match answer.code {
             Code::Value => {}
             Code::NotFound => return Ok(Some(Incr::Missing)),
             _ => return Ok(None),
         }
-        let sum = wire::number(&answer.value).and_then(|sum| i64::try_from(sum).ok());
-        if let Some(sum) = sum {
+        if let Some(sum) = number(&answer.value) {
             return Ok(Some(Incr::Value(sum)));
         }
-        // Somebody has set a number near the end since it was read. All who led it beyond take back what they have added.
-        self.ask_one(name, count(b'D'))?;
+        self.take_back(name, delta)?;
         Ok(Some(Incr::NotACount))
+    }
+
+    /// Takes back what was added to a number that somebody has set near the end since it was read, so that the sum lies beyond. All who
+    /// led it there do so, until it is a number again; what was written over it meanwhile stays.
+    fn take_back(&self, name: &[u8], delta: u64) -> Result<(), Error> {
+        for _ in 0..MOST_ROUNDS {
+            let beyond = self.ask_one(name, Verb::Get(" v c"))?;
+            let is_beyond = wire::number(beyond.value.trim_ascii_end()).is_some_and(|sum| sum > i64::MAX as u64);
+            if !is_beyond {
+                return Ok(());
+            }
+            let cas = Some(self.cas(&beyond)?);
+            if self.ask_one(name, Verb::Count { mode: b'D', delta, cas })?.code != Code::Exists {
+                return Ok(());
+            }
+        }
+        Err(self.unsettled())
     }
 
     /// Writes the sum over the number that was read; nothing where that is there no longer.

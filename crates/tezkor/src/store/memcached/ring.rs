@@ -136,7 +136,7 @@ mod tests {
         (0..10_000).map(key).collect()
     }
 
-    /// The answers are those of pymemcache 4.0.0 and pylibmc 1.6.3 (libmemcached 1.0.16), written down by tests/vectors/placement.py.
+    /// The answers are those of pymemcache 4.0.0 and pylibmc 1.6.3 (libmemcached 1.0.16 and 1.1.4 alike), written by tests/vectors/placement.py.
     #[test]
     fn keys_live_where_pymemcache_and_pylibmc_keep_them() {
         let (answers, keys) = (include_str!("../../../tests/vectors/placement.txt"), keys());

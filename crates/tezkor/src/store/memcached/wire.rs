@@ -5,7 +5,7 @@
 //! mg <key> [b] [v] [c] [t] [q] O<opaque>          VA <size> c<cas> t<left> O<opaque> [W] [X] [Z] \r\n <size bytes>   EN O<opaque>
 //! ms <key> <size> [b] T<ttl> [C<cas>] O<opaque>   HD O<opaque>      NS: there already     EX: another cas     NF: gone
 //! md <key> [b] [C<cas>] [I T<ttl>] O<opaque>      HD                NF                    EX
-//! ma <key> [b] M<mode> D<delta> v O<opaque>       VA <size> ...     NF
+//! ma <key> [b] M<mode> D<delta> v [C<cas>] O<opaque>   VA <size> ...   NF   EX
 //! ```
 //!
 //! Each question has an opaque, a number that its reply echoes. Only errors (`ERROR`, `CLIENT_ERROR`, `SERVER_ERROR`) echo nothing.
@@ -34,8 +34,8 @@ pub(super) enum Verb<'v> {
     Delete(Option<u64>),
     /// `md` that marks the value stale and lets it live for so long.
     Invalidate(u32),
-    /// `ma`.
-    Count { mode: u8, delta: u64 },
+    /// `ma`, of whatever is there or of the number with this cas.
+    Count { mode: u8, delta: u64, cas: Option<u64> },
 }
 
 /// Under which condition a value is set.
@@ -87,7 +87,12 @@ impl Verb<'_> {
             Verb::Delete(None) => {}
             Verb::Delete(Some(cas)) => push(out, format_args!(" C{cas}")),
             Verb::Invalidate(ttl) => push(out, format_args!(" I T{ttl}")),
-            Verb::Count { mode, delta } => push(out, format_args!(" M{} D{delta} v", char::from(*mode))),
+            Verb::Count { mode, delta, cas } => {
+                push(out, format_args!(" M{} D{delta} v", char::from(*mode)));
+                if let Some(cas) = cas {
+                    push(out, format_args!(" C{cas}"));
+                }
+            }
         }
         if tone == Tone::Quiet {
             out.extend_from_slice(b" q");
@@ -112,7 +117,8 @@ impl Verb<'_> {
             },
             Verb::Delete(None) | Verb::Invalidate(_) => matches!(code, Code::Done | Code::NotFound),
             Verb::Delete(Some(_)) => matches!(code, Code::Done | Code::Exists | Code::NotFound),
-            Verb::Count { .. } => matches!(code, Code::Value | Code::NotFound),
+            Verb::Count { cas: None, .. } => matches!(code, Code::Value | Code::NotFound),
+            Verb::Count { cas: Some(_), .. } => matches!(code, Code::Value | Code::NotFound | Code::Exists),
         }
     }
 }
@@ -280,7 +286,8 @@ mod tests {
             (Verb::Delete(None), "md k O000000ab\r\n"),
             (Verb::Delete(Some(7)), "md k C7 O000000ab\r\n"),
             (Verb::Invalidate(30), "md k I T30 O000000ab\r\n"),
-            (Verb::Count { mode: b'I', delta: 3 }, "ma k MI D3 v O000000ab\r\n"),
+            (Verb::Count { mode: b'I', delta: 3, cas: None }, "ma k MI D3 v O000000ab\r\n"),
+            (Verb::Count { mode: b'D', delta: 3, cas: Some(9) }, "ma k MD D3 v C9 O000000ab\r\n"),
         ] {
             assert_eq!(written(verb, b"k", Tone::Aloud), expected);
         }
@@ -293,7 +300,8 @@ mod tests {
 
     #[test]
     fn replies_are_read_at_whatever_byte_they_are_cut() {
-        let stream = b"VA 4 c18446744073709551615 t-1 O0 W X Z \r\n\r\n\r\n\r\nHD O12 kname fnew\r\nEN Off\r\nNS\r\nEX Oa\r\nNF Ob\r\nERROR\r\nCLIENT_ERROR no\r\nSERVER_ERROR out of memory\r\nVA 0 t7\r\n\r\n";
+        let stream = b"VA 4 c18446744073709551615 t-1 O0 W X Z \r\n\r\n\r\n\r\nHD O12 kname fnew\r\n\
+            EN Off\r\nNS\r\nEX Oa\r\nNF Ob\r\nERROR\r\nCLIENT_ERROR no\r\nSERVER_ERROR out of memory\r\nVA 0 t7\r\n\r\n";
         let mut codes = Vec::new();
         let mut at = 0;
         while at < stream.len() {
