@@ -8,6 +8,9 @@ from typing import Any
 
 # One folder per run, which the runner removes; it gives the run a directory for shared regions of its own, too.
 FOLDER = os.environ.get("TEZKOR_SUITE_FOLDER", "")
+# The sockets of servers that the runner has started.
+REDIS = os.environ.get("TEZKOR_SUITE_REDIS", "")
+MEMCACHED = os.environ.get("TEZKOR_SUITE_MEMCACHED", "")
 
 CULLING = {"cull", "zero_cull"}
 BOUNDED_IN_BYTES = "MAX_ENTRIES has no effect on a backend that is bounded in bytes"
@@ -28,6 +31,8 @@ class Backend:
     replaces: str = "locmem"
     excluded: frozenset[str] = frozenset()
     skips: dict[str, str] = field(default_factory=dict)
+    # The server that has to run.
+    server: str | None = None
 
     def entry(self) -> dict[str, Any]:
         entry: dict[str, Any] = {"BACKEND": self.dotted, "LOCATION": self.location}
@@ -57,6 +62,19 @@ def tezkor(name: str, location: str, **options: Any) -> Backend:
         {"TEST": {"SHARED": True}, **options},
         excluded=frozenset(CULLING),
         skips=skips(BOUNDED_IN_BYTES, {"BaseTests AsyncTests": CULLS}),
+    )
+
+
+def far(server: str, dotted: str, location: str) -> Backend:
+    return Backend(
+        server,
+        dotted,
+        location,
+        {"TEST": {"SHARED": True}},
+        replaces="server",
+        excluded=frozenset(CULLING),
+        skips=skips(BOUNDED_IN_BYTES, {"BaseTests AsyncTests": CULLS}),
+        server=server,
     )
 
 
@@ -102,6 +120,8 @@ BACKENDS = {
             | skips(NO_CLOCK, {FILE_TESTS: "test_touch"}),
         ),
         Backend("dummy", "tezkor.backends.DummyCache", replaces="dummy"),
+        far("redis", "tezkor.backends.RedisCache", f"unix://{REDIS}?db=1"),
+        far("memcached", "tezkor.backends.MemcachedCache", MEMCACHED),
     )
 }
 CHOSEN = BACKENDS[os.environ.get("TEZKOR_SUITE", "django-locmem")]

@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from backends import BACKENDS  # noqa: E402
 from django_source import NotFetched, tests_folder  # noqa: E402
+from servers import Servers  # noqa: E402
 
 NEWER_DJANGO = "6.1.3"
 NEWER_PYTHONS = ("3.14", "3.13", "3.12")
@@ -131,7 +132,25 @@ def read(name: str, text: str) -> Outcome:
 
 
 def main() -> int:
-    chosen = sys.argv[1:] or list(BACKENDS)
+    with Servers() as servers:
+        chosen = [name for name in sys.argv[1:] or list(BACKENDS) if _has_its_server(name, servers)]
+        return run_all(chosen)
+
+
+def _has_its_server(name: str, servers: Servers) -> bool:
+    """Starts the server that a backend needs."""
+    server = BACKENDS[name].server
+    if server is None:
+        return True
+    socket = getattr(servers, server)()
+    if socket is None:
+        print(f"{name}: not run, since {servers.missing}")
+        return False
+    os.environ[f"TEZKOR_SUITE_{server.upper()}"] = str(socket)
+    return True
+
+
+def run_all(chosen: list[str]) -> int:
     total = [0, 0, 0]
     reasons: dict[str, set[str]] = {}
     try:

@@ -40,7 +40,7 @@ class InPlace(OURS):  # type: ignore[misc, valid-type]
         super().__init__(url(location), {**params, "OPTIONS": options})
 
 
-if IN_PLACE:
+if IN_PLACE and CHOSEN.replaces != "server":
     module = importlib.import_module(f"django.core.cache.backends.{CHOSEN.replaces}")
     name = {"locmem": "LocMemCache", "filebased": "FileBasedCache", "dummy": "DummyCache"}[CHOSEN.replaces]
     setattr(module, name, InPlace)
@@ -107,6 +107,7 @@ def classes() -> dict[str, Any]:
         "TestWithTemplateResponse CustomCacheKeyValidationTests CacheClosingTests CacheHandlerTest",
         "filebased": "FileBasedCacheTests FileBasedCachePathLibTests",
         "dummy": "DummyCacheTests",
+        "server": "CacheClosingTests",
     }[CHOSEN.replaces].split()
     if CHOSEN.name in ("django-locmem", "locmem"):
         cache_tests += ["LocMemCacheTests", "DefaultNonExpiringCacheKeyTests"]
