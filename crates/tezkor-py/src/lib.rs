@@ -4,8 +4,10 @@
 //! Python objects into the engine's format and back; `values.rs` holds the rule of what may be shared between callers.
 
 mod alias;
+mod bare_server;
 mod cache;
 mod codec;
+mod database;
 mod django;
 mod intended;
 mod key;
@@ -44,7 +46,11 @@ mod _native {
     const LARGEST_REGION_BYTES: u64 = tezkor::LARGEST_REGION_BYTES;
 
     #[pymodule_export]
+    use crate::bare_server::BareServer;
+    #[pymodule_export]
     use crate::cache::Cache;
+    #[pymodule_export]
+    use crate::database::create_table_statements;
     #[pymodule_export]
     use crate::load::Load;
     #[pymodule_export]

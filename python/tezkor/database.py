@@ -1,0 +1,237 @@
+"""The database as a place for a cache: statements of the engine on Django's own connections.
+
+    engine  ->  Connection.read, .write, .tidy  ->  router  ->  a cursor of django.db.connections[alias]
+
+It opens no connection of its own: routers, test databases and transactions behave as in all of Django, and what a
+transaction has written goes with it when it is rolled back.
+
+A statement of the cache never spoils the caller's transaction. PostgreSQL refuses everything after an error until the
+transaction, or a savepoint, is rolled back: so inside of one each call has a savepoint around it. Other databases undo
+only the statement that failed. Where a database gives up the whole transaction by itself (a deadlock in MySQL), the
+error is raised: to hide it would be to lose what the caller has written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+from django.core.cache.backends.db import Options
+from django.db import (
+    DEFAULT_DB_ALIAS,
+    Error,
+    InterfaceError,
+    OperationalError,
+    connections,
+    router,
+    transaction,
+)
+
+# Text, parameters, and whether it answers with rows.
+Statement = tuple[str, tuple[Any, ...], bool]
+# The rows, how many were changed, and MySQL's last id.
+Outcome = tuple[Sequence[Sequence[Any]], int, int]
+
+# What a statement may hold where the database has no limit of its own; half of it is the largest value.
+MOST_BYTES = 64 << 20
+MOST_PARAMETERS = 60_000
+# Two that wait for each other: one of them has done nothing, and may try again.
+DEADLOCKS = {"40P01", "40001", 1213}
+MISSING_TABLES = {"42P01", 1146}
+TRIES = 4
+# What our table's name ends in: Django's own table of that LOCATION stays as it is, for workers that still use it.
+OWN = "_tezkor"
+
+
+class InDatabase:
+    """A backend whose entries are in a table of a database; `createcachetable` makes it."""
+
+    # The LOCATION, which is also what Django's own backend calls its table.
+    _table: str
+
+    @property
+    def own_table(self) -> str:
+        """The name of our table."""
+        return own_table(self._table)
+
+
+def own_table(location: str) -> str:
+    """The name of our table for a LOCATION; a quoted one stays quoted."""
+    quote = location[-1:] if location[-1:] in ('"', "`") else ""
+    return location[: len(location) - len(quote)] + OWN + quote
+
+
+def routed(table: str) -> Any:
+    """What routers are asked about: a class like a model, with Django's own app label for cache tables."""
+    return type("CacheEntry", (), {"_meta": Options(table)})
+
+
+class Connection:
+    """Carries out statements for one table. An answer is a text where the database refused: it says why."""
+
+    def __init__(self, table: str) -> None:
+        self.table = table
+        self.model = routed(table)
+
+    def title(self) -> str:
+        return f'database "{router.db_for_write(self.model)}"'
+
+    def dialect(self) -> tuple[str, bool, int, int] | str:
+        alias = router.db_for_write(self.model)
+        try:
+            return dialect(connections[alias])
+        except Error as error:
+            return self._said(alias, error)
+
+    def read(self, statements: Sequence[Statement]) -> Sequence[Outcome] | str:
+        return self._run(router.db_for_read(self.model), statements)
+
+    def write(self, statements: Sequence[Statement]) -> Sequence[Outcome] | str:
+        return self._run(router.db_for_write(self.model), statements)
+
+    def tidy(self, statements: Sequence[Statement]) -> Sequence[Outcome] | str:
+        """As `write`, but not inside a transaction, which would keep its locks to its end."""
+        alias = router.db_for_write(self.model)
+        return () if is_open(connections[alias]) else self._run(alias, statements)
+
+    def _run(self, alias: str, statements: Sequence[Statement]) -> Sequence[Outcome] | str:
+        connection = connections[alias]
+        for tried in range(1, TRIES + 1):
+            inside = is_open(connection)
+            try:
+                whole = len(statements) > 1 or (inside and connection.vendor == "postgresql")
+                with transaction.atomic(using=alias) if whole else nullcontext():
+                    return execute(connection, statements)
+            except Error as error:
+                if inside and gave_up(connection, error):
+                    connection.needs_rollback = True
+                    raise
+                if not inside and isinstance(error, (OperationalError, InterfaceError)):
+                    # A connection that has died would stay so until the request ends, and elsewhere for ever.
+                    connection.close_if_unusable_or_obsolete()
+                    if codes(error) & DEADLOCKS and tried < TRIES:
+                        continue
+                return self._said(alias, error)
+        raise AssertionError("the last try returns")
+
+    def _said(self, alias: str, error: Error) -> str:
+        said = str(error.args[-1] if error.args else type(error).__name__).strip().partition("\n")[0][:200]
+        fix = ""
+        if codes(error) & MISSING_TABLES or said.startswith("no such table"):
+            fix = '; run "manage.py createcachetable"'
+        return f'table {self.table} in database "{alias}": {said}{fix}'
+
+
+def is_open(connection: Any) -> bool:
+    """Whether the caller has a transaction open on it."""
+    if connection.in_atomic_block:
+        return True
+    return not (
+        connection.settings_dict["AUTOCOMMIT"] if connection.connection is None else connection.autocommit
+    )
+
+
+def gave_up(connection: Any, error: Error) -> bool:
+    """Whether the database has rolled back the caller's transaction by itself."""
+    if connection.vendor == "sqlite":
+        return connection.connection is not None and not connection.connection.in_transaction
+    return connection.vendor == "mysql" and not DEADLOCKS.isdisjoint(codes(error))
+
+
+def codes(error: Error) -> set[Any]:
+    """The database's own letters and numbers for what went wrong; each driver has them elsewhere."""
+    cause = error.__cause__
+    return {getattr(cause, "sqlstate", None), getattr(cause, "pgcode", None), *error.args[:1]}
+
+
+def execute(connection: Any, statements: Sequence[Statement]) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    has_last_id = connection.vendor == "mysql"
+    with connection.cursor() as cursor:
+        for text, parameters, has_rows in statements:
+            cursor.execute(text, parameters)
+            rows = cursor.fetchall() if has_rows else ()
+            outcomes.append((rows, cursor.rowcount, cursor.lastrowid or 0 if has_last_id else 0))
+    return outcomes
+
+
+def dialect(connection: Any) -> tuple[str, bool, int, int]:
+    """Vendor, whether changes answer with rows, the most parameters and the most bytes of a statement."""
+    vendor: str = connection.vendor
+    most = connection.features.max_query_params or MOST_PARAMETERS
+    if vendor == "sqlite":
+        return vendor, connection.Database.sqlite_version_info >= (3, 35), most, MOST_BYTES
+    if vendor == "mysql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT @@max_allowed_packet")
+            [[packet]] = cursor.fetchall()
+        if connection.mysql_is_mariadb and connection.mysql_version >= (10, 5):
+            vendor = "mariadb"
+        return vendor, False, most, min(int(packet), MOST_BYTES)
+    return vendor, True, most, MOST_BYTES
+
+
+def rows_of_django(
+    connection: Any, table: str, batch: int = 500
+) -> Iterator[list[tuple[str, Any, float | None]]]:
+    """Key, value and seconds left of what lives in a table made by Django's own backend, in batches."""
+    import base64
+    import pickle
+    from datetime import datetime, timezone
+
+    from django.db import models
+
+    expression = models.Expression(output_field=models.DateTimeField())
+    converters = connection.ops.get_db_converters(expression) + expression.get_db_converters(connection)
+    quoted = connection.ops.quote_name
+    key, value, expires = map(quoted, ("cache_key", "value", "expires"))
+    last = ""
+    while True:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"SELECT {key}, {value}, {expires} FROM {quoted(table)} "
+                f"WHERE {key} > %s ORDER BY {key} LIMIT {batch}",
+                [last],
+            )
+            rows = cursor.fetchall()
+        if not rows:
+            return
+        last = rows[-1][0]
+        now = datetime.now(timezone.utc)
+        found: list[tuple[str, Any, float | None]] = []
+        for name, text, when in rows:
+            for converter in converters:
+                when = converter(when, expression, connection)
+            left: float | None = None
+            # What never expires, Django keeps until the year 9999.
+            if when.year < 9999:
+                zone = when if when.tzinfo else when.replace(tzinfo=timezone.utc).astimezone()
+                left = (zone - now).total_seconds()
+                if left <= 0:
+                    continue
+            text = connection.ops.process_clob(text)
+            try:
+                found.append((name, pickle.loads(base64.b64decode(text.encode())), left))
+            except Exception:
+                continue  # of a class that is gone: a miss here as it would be there
+        yield found
+
+
+def copy_from_django(cache: Any, table: str, database: str = DEFAULT_DB_ALIAS) -> int:
+    """Copies what lives in a table made by Django's own backend into a cache of the same prefix, where it has no entry
+    yet; how many entries that were."""
+    import warnings
+
+    from django.core.cache.backends.base import CacheKeyWarning, default_key_func
+
+    prefix = f"{cache.key_prefix}:" if cache.key_func is default_key_func else ""
+    cache.key_func = lambda key, prefix, version: key
+    copied = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CacheKeyWarning)
+        for rows in rows_of_django(connections[database], table):
+            for full_key, value, left in rows:
+                if full_key.startswith(prefix):
+                    copied += cache.add(full_key, value, left)
+    return copied
