@@ -7,6 +7,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,9 +53,10 @@ class Router:
 
 
 class Altered(database.Connection):
-    """Changes a dialect, and closes what was opened for a thread that Python did not start: it has no end to do it at."""
+    """Changes a dialect, and has threads that are not Python's borrow one that is, with its open connections."""
 
     altered: dict[int, Any] = {}
+    threads: Threads
 
     def dialect(self) -> Any:
         parts = list(super().dialect())
@@ -63,11 +65,27 @@ class Altered(database.Connection):
         return tuple(parts)
 
     def _run(self, alias: str, statements: Any) -> Any:
-        try:
-            return super()._run(alias, statements)
-        finally:
-            if isinstance(threading.current_thread(), threading._DummyThread):
-                connections[alias].close()
+        if isinstance(threading.current_thread(), threading._DummyThread):
+            return self.threads.pool.submit(super()._run, alias, statements).result()
+        return super()._run(alias, statements)
+
+
+class Threads:
+    """Four of Python's threads."""
+
+    def __init__(self) -> None:
+        self.pool = ThreadPoolExecutor(4)
+
+    def close(self, alias: str) -> None:
+        all_of_them = threading.Barrier(4)
+
+        def close() -> None:
+            connections[alias].close()
+            all_of_them.wait()
+
+        for closing in [self.pool.submit(close) for _ in range(4)]:
+            closing.result()
+        self.pool.shutdown()
 
 
 class Way(NamedTuple):
@@ -92,8 +110,10 @@ def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
     before = dict(connections.settings)
     with Servers() as servers:
         file = tmp_path_factory.mktemp("sqlite") / "cache.sqlite3"
+        # As the servers, it syncs nothing to the disk.
+        options = {"timeout": 20, "init_command": "PRAGMA synchronous=OFF"}
         added: dict[str, Any] = {
-            "sqlite": {"ENGINE": "django.db.backends.sqlite3", "NAME": file, "OPTIONS": {"timeout": 20}}
+            "sqlite": {"ENGINE": "django.db.backends.sqlite3", "NAME": file, "OPTIONS": options}
         }
         if (folder := servers.postgresql()) is not None:
             added["postgresql"] = {
@@ -106,7 +126,10 @@ def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
             import pymysql
 
             pymysql.install_as_MySQLdb()
-            with pymysql.connect(unix_socket=socket, user="root") as connection, connection.cursor() as cursor:
+            with (
+                pymysql.connect(unix_socket=socket, user="root") as connection,
+                connection.cursor() as cursor,
+            ):
                 cursor.execute("CREATE DATABASE IF NOT EXISTS test")
             added["mariadb"] = {
                 "ENGINE": "django.db.backends.mysql",
@@ -136,11 +159,13 @@ def way(request: pytest.FixtureRequest, databases: dict[str, str], router: Route
         pytest.skip(f"not run: {databases.get(alias) or databases.get(f'{alias}-server')}")
     router.write = alias
     table = "".join(re.findall("[a-z]+", f"t{request.param}"))
-    made = type("Changed", (Altered,), {"altered": altered})(table)
+    threads = Threads()
+    made = type("Changed", (Altered,), {"altered": altered, "threads": threads})(table)
     with connections[alias].cursor() as cursor:
         for statement in _native.create_table_statements(database.dialect(connections[alias]), table):
             cursor.execute(statement)
     yield Way(alias, made, _native._DatabaseServer(made, table), table)
+    threads.close(alias)
     with connections[alias].cursor() as cursor:
         cursor.execute(f"DROP TABLE {connections[alias].ops.quote_name(table)}")
 
@@ -177,7 +202,9 @@ def test_a_batch_is_one_statement(way: Way) -> None:
     def asked(act: Any, *arguments: Any) -> int:
         with CaptureQueriesContext(way.django) as queries:
             act(*arguments)
-        return len([query for query in queries if "expires <= " not in query["sql"] or "INSERT" in query["sql"]])
+        return len(
+            [query for query in queries if "expires <= " not in query["sql"] or "INSERT" in query["sql"]]
+        )
 
     counted = {
         "set": asked(way.server.set, items),
@@ -223,7 +250,9 @@ def test_a_table_with_a_limit_stays_near_it(way: Way) -> None:
     server = _native._DatabaseServer(way.connection, way.table, 500)
     server.set([(b"lock", b"x", 30_000)])
     for start in range(0, 2000, 50):
-        server.set([(b"k%d" % number, b"x", MINUTE * (1 + number)) for number in range(start + 1, start + 51)])
+        server.set(
+            [(b"k%d" % number, b"x", MINUTE * (1 + number)) for number in range(start + 1, start + 51)]
+        )
     assert 500 <= way.count() <= 600
     assert value(server, b"lock") == b"x", "what ends within the minute goes by itself"
     assert value(server, b"k2000") == b"x"
@@ -288,7 +317,7 @@ def test_a_transaction_lost_to_a_deadlock_is_said_so(way: Way) -> None:
             connections[way.alias].close()
 
     thread = threading.Thread(target=other)
-    with pytest.raises(OperationalError, match="[Dd]eadlock"), transaction.atomic(using=way.alias):
+    with pytest.raises(OperationalError, match=r"[Dd]eadlock"), transaction.atomic(using=way.alias):
         way.server.set([(b"a", b"1", MINUTE)])
         thread.start()
         second.wait(10)
@@ -307,14 +336,20 @@ def test_nothing_is_tidied_up_inside_a_transaction(way: Way) -> None:
     assert way.count() == 251
 
 
-def test_reads_and_writes_go_where_the_router_says(databases: dict[str, str], router: Router, tmp_path: Path) -> None:
+def test_reads_and_writes_go_where_the_router_says(
+    databases: dict[str, str], router: Router, tmp_path: Path
+) -> None:
     added = {"replica": {"ENGINE": "django.db.backends.sqlite3", "NAME": tmp_path / "replica.sqlite3"}}
-    connections.settings.update(connections.configure_settings({"default": connections.settings["default"], **added}))
+    connections.settings.update(
+        connections.configure_settings({"default": connections.settings["default"], **added})
+    )
     router.write, router.read = "sqlite", "replica"
     try:
         for alias in ("sqlite", "replica"):
             with connections[alias].cursor() as cursor:
-                for statement in _native.create_table_statements(database.dialect(connections[alias]), "routed"):
+                for statement in _native.create_table_statements(
+                    database.dialect(connections[alias]), "routed"
+                ):
                     cursor.execute(statement)
         server = _native._DatabaseServer(database.Connection("routed"), "routed")
         server.set([(b"a", b"1", MINUTE)])
@@ -383,6 +418,7 @@ def site(request: pytest.FixtureRequest, databases: dict[str, str], router: Rout
         pytest.skip(f"not run: {databases.get(alias) or databases.get(f'{alias}-server')}")
     with override_settings(CACHES=SETTINGS):
         yield connections[alias]
+        caches["default"].clear()
     with connections[alias].cursor() as cursor:
         for table in {"pages", "pages_tezkor", "theirs", "elsewhere"} & set(
             connections[alias].introspection.table_names()
@@ -397,7 +433,11 @@ def command(site: Any, *arguments: str) -> str:
 
 
 def tables(site: Any) -> set[str]:
-    return {name for name in site.introspection.table_names() if name in {"pages", "pages_tezkor", "theirs", "elsewhere"}}
+    return {
+        name
+        for name in site.introspection.table_names()
+        if name in {"pages", "pages_tezkor", "theirs", "elsewhere"}
+    }
 
 
 def test_createcachetable_makes_each_table_once(site: Any) -> None:
@@ -412,7 +452,12 @@ def test_createcachetable_makes_each_table_once(site: Any) -> None:
 
 @pytest.mark.parametrize(
     ("argument", "made"),
-    [("pages", "pages_tezkor"), ("pages_tezkor", "pages_tezkor"), ("theirs", "theirs"), ("elsewhere", "elsewhere")],
+    [
+        ("pages", "pages_tezkor"),
+        ("pages_tezkor", "pages_tezkor"),
+        ("theirs", "theirs"),
+        ("elsewhere", "elsewhere"),
+    ],
 )
 def test_createcachetable_makes_only_the_tables_that_are_named(site: Any, argument: str, made: str) -> None:
     command(site, argument)
@@ -443,7 +488,7 @@ def test_entries_of_djangos_backend_are_copied(site: Any, use_tz: bool) -> None:
         theirs.set("gone", 1, timeout=-5)
         theirs.set("other-version", 7, version=3)
         theirs.set("newer", "theirs")
-        DatabaseCache("pages", {"KEY_PREFIX": "other"}).set("foreign", 1)
+        DatabaseCache("pages", params | {"KEY_PREFIX": "other"}).set("foreign", 1)
         cache = caches["default"]
         cache.set("newer", "ours")
         assert "copied from" not in command(site, "--migrate", "--dry-run")

@@ -206,8 +206,8 @@ def rows_of_django(
             left: float | None = None
             # What never expires, Django keeps until the year 9999.
             if when.year < 9999:
-                zone = when if when.tzinfo else when.replace(tzinfo=timezone.utc).astimezone()
-                left = (zone - now).total_seconds()
+                # Without USE_TZ it is local time.
+                left = (when.astimezone() - now).total_seconds()
                 if left <= 0:
                     continue
             text = connection.ops.process_clob(text)
