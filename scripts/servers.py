@@ -1,4 +1,4 @@
-"""Finds, installs and runs real servers for benchmarks and tests, on unix sockets: Redis, memcached, PostgreSQL, MariaDB.
+"""Finds, installs and runs real servers for benchmarks and tests, on unix sockets: Redis, memcached and databases.
 
 It never touches a server that it did not start, and opens no network port.
 

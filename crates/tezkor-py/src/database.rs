@@ -90,6 +90,7 @@ fn written<'py>(py: Python<'py>, statement: &Statement<'_>) -> PyResult<Bound<'p
         Parameter::Nothing => Ok(py.None().into_bound(py)),
         Parameter::Number(number) => Ok(number.into_pyobject(py)?.into_any()),
         Parameter::Bytes(bytes) => Ok(PyBytes::new(py, bytes).into_any()),
+        Parameter::Several(all) => Ok(PyList::new(py, all.iter().map(|bytes| PyBytes::new(py, bytes)))?.into_any()),
     });
     let parameters = PyTuple::new(py, parameters.collect::<PyResult<Vec<_>>>()?)?;
     (PyString::new(py, &statement.text), parameters, statement.has_rows).into_pyobject(py)

@@ -16,7 +16,7 @@ pub enum Access {
 }
 
 /// A value in a statement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parameter<'p> {
     /// NULL.
     Nothing,
@@ -24,6 +24,8 @@ pub enum Parameter<'p> {
     Number(i64),
     /// Bytes.
     Bytes(&'p [u8]),
+    /// PostgreSQL: an array of bytes.
+    Several(Vec<&'p [u8]>),
 }
 
 /// A value in a row.

@@ -28,6 +28,7 @@ pub(super) enum Upsert {
 
 /// A statement in the making.
 struct Draft<'p> {
+    vendor: Vendor,
     hole: &'static str,
     text: String,
     parameters: Vec<Parameter<'p>>,
@@ -65,6 +66,11 @@ impl<'p> Draft<'p> {
         if let [address] = addresses {
             return self.one(address);
         }
+        if self.vendor == Vendor::Postgresql {
+            // One text for batches of all sizes, and a third of the time.
+            let keys = addresses.iter().map(|address| address.key.as_ref()).collect();
+            return self.text(" WHERE name = ANY(").fill(Parameter::Several(keys)).text(")");
+        }
         self.text(" WHERE name IN (");
         for (place, address) in addresses.iter().enumerate() {
             self.text(if place == 0 { "" } else { ", " }).fill(Parameter::Bytes(&address.key));
@@ -92,7 +98,7 @@ impl Writer {
 
     fn draft<'p>(&self, text: &str) -> Draft<'p> {
         let text = text.replace("NOW", self.dialect.now()).replace("TABLE", &self.table);
-        Draft { hole: self.dialect.hole, text, parameters: Vec::new() }
+        Draft { vendor: self.dialect.vendor, hole: self.dialect.hole, text, parameters: Vec::new() }
     }
 
     fn is_live(&self) -> String {
