@@ -395,6 +395,19 @@ def test_what_is_no_error_of_a_database_is_raised_as_it_is(way: Way) -> None:
     assert value(way.server, b"a") is None
 
 
+def test_a_test_that_forbids_queries_forbids_those_of_the_cache(way: Way) -> None:
+    def forbidden() -> Any:
+        raise AssertionError("no queries here")
+
+    way.server.get([b"a"])
+    way.django.cursor = forbidden
+    try:
+        with pytest.raises(AssertionError, match="no queries here"):
+            way.server.get([b"a"])
+    finally:
+        del way.django.cursor
+
+
 class InMemory(database.InDatabase, TezkorCache):
     """What the command sees of a cache in a database, over memory."""
 

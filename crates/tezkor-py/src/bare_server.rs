@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 use tezkor::Incr;
 use tezkor::store::database::DatabaseServer;
@@ -16,7 +17,7 @@ use crate::database::{DjangoConnection, take_raised};
 type Milliseconds = Option<i64>;
 /// A value and its mark.
 type Seen<'py> = (Bound<'py, PyBytes>, Bound<'py, PyBytes>);
-type Items = Vec<(Vec<u8>, Vec<u8>, Milliseconds)>;
+type Items = Vec<(PyBackedBytes, PyBackedBytes, Milliseconds)>;
 
 #[pyclass(frozen, name = "_DatabaseServer", module = "tezkor._native")]
 pub struct BareServer {
@@ -42,8 +43,8 @@ fn items(given: &Items) -> Vec<Item<'_>> {
     given.iter().map(|(name, bytes, time)| Item { name, bytes, lifetime: lifetime(*time) }).collect()
 }
 
-fn slices(names: &[Vec<u8>]) -> Vec<&[u8]> {
-    names.iter().map(Vec::as_slice).collect()
+fn slices(names: &[PyBackedBytes]) -> Vec<&[u8]> {
+    names.iter().map(|name| &name[..]).collect()
 }
 
 impl BareServer {
@@ -77,7 +78,7 @@ impl BareServer {
         py.detach(|| self.server.largest_value_bytes())
     }
 
-    fn get<'py>(&self, py: Python<'py>, names: Vec<Vec<u8>>) -> PyResult<Vec<Option<Seen<'py>>>> {
+    fn get<'py>(&self, py: Python<'py>, names: Vec<PyBackedBytes>) -> PyResult<Vec<Option<Seen<'py>>>> {
         let held = self.ask(py, |server| server.get(&slices(&names)))?;
         let pair = |held: Held| (PyBytes::new(py, &held.bytes), PyBytes::new(py, held.mark.bytes()));
         Ok(held.into_iter().map(|held| held.map(pair)).collect())
@@ -103,7 +104,7 @@ impl BareServer {
         self.ask(py, |server| server.swap(&item, &Mark::new(mark))).map(text)
     }
 
-    fn remove(&self, py: Python<'_>, names: Vec<Vec<u8>>) -> PyResult<Vec<bool>> {
+    fn remove(&self, py: Python<'_>, names: Vec<PyBackedBytes>) -> PyResult<Vec<bool>> {
         self.ask(py, |server| server.remove(&slices(&names)))
     }
 
@@ -126,7 +127,7 @@ impl BareServer {
         self.ask(py, |server| server.raise(&items))
     }
 
-    fn touch(&self, py: Python<'_>, names: Vec<Vec<u8>>, time: Milliseconds) -> PyResult<Vec<bool>> {
+    fn touch(&self, py: Python<'_>, names: Vec<PyBackedBytes>, time: Milliseconds) -> PyResult<Vec<bool>> {
         self.ask(py, |server| server.touch(&slices(&names), lifetime(time)))
     }
 

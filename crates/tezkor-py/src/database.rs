@@ -98,11 +98,19 @@ fn written<'py>(py: Python<'py>, statement: &Statement<'_>) -> PyResult<Bound<'p
 
 fn read_outcome(outcome: &Bound<'_, PyAny>) -> PyResult<Outcome> {
     let (rows, changed, last_id): (Bound<'_, PyAny>, i64, Bound<'_, PyAny>) = outcome.extract()?;
-    let rows = rows.try_iter()?.map(|row| row?.try_iter()?.map(|cell| read_cell(&cell?)).collect());
+    // A list from most drivers, a tuple from those of MySQL; each row is a tuple.
+    let rows = match rows.cast::<PyList>() {
+        Ok(rows) => rows.iter().map(|row| read_row(&row)).collect::<PyResult<_>>()?,
+        Err(_) => rows.try_iter()?.map(|row| read_row(&row?)).collect::<PyResult<_>>()?,
+    };
     // Drivers hand out the last id as an unsigned number.
     let last_id = last_id.extract::<i64>().or_else(|_| last_id.extract::<u64>().map(u64::cast_signed))?;
     // DB-API: -1 where it is not known, as after a SELECT.
-    Ok(Outcome { rows: rows.collect::<PyResult<_>>()?, changed: changed.max(0).cast_unsigned(), last_id })
+    Ok(Outcome { rows, changed: changed.max(0).cast_unsigned(), last_id })
+}
+
+fn read_row(row: &Bound<'_, PyAny>) -> PyResult<Vec<Cell>> {
+    row.cast::<PyTuple>()?.iter_borrowed().map(|cell| read_cell(&cell)).collect()
 }
 
 fn read_cell(cell: &Bound<'_, PyAny>) -> PyResult<Cell> {

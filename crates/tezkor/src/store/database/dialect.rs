@@ -43,7 +43,7 @@ impl Dialect {
         match self.vendor {
             Vendor::Sqlite => "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
             // Not now(), which stands still in a transaction, nor clock_timestamp(), for which no index is used.
-            Vendor::Postgresql => "CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000 AS bigint)",
+            Vendor::Postgresql => "CAST(date_part('epoch', statement_timestamp()) * 1000 AS bigint)",
             // Not UNIX_TIMESTAMP(), which is an hour off while the session's time zone sets its clocks back.
             Vendor::Mysql | Vendor::Mariadb => "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(3)) DIV 1000)",
         }
