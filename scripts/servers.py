@@ -1,4 +1,4 @@
-"""Finds, installs and runs real servers for benchmarks and tests on unix sockets: Redis, Valkey, memcached, PostgreSQL.
+"""Finds, installs and runs real servers for benchmarks and tests on unix sockets: Redis, Valkey, memcached, databases.
 
 It never touches a server that it did not start, and opens no network port.
 
@@ -27,6 +27,11 @@ def postgresql_program(name: str) -> str | None:
     return shutil.which(name, path=newest_first) or shutil.which(name)
 
 
+def program(name: str) -> str | None:
+    """A program that may be where only root's PATH looks."""
+    return shutil.which(name) or shutil.which(name, path="/usr/local/sbin:/usr/sbin:/sbin")
+
+
 # Debian's package, and how to see that it is there.
 PACKAGES = {
     "redis-server": lambda: shutil.which("redis-server"),
@@ -35,12 +40,15 @@ PACKAGES = {
     "memcached": lambda: shutil.which("memcached"),
     "libmemcached-dev": lambda: Path("/usr/include/libmemcached/memcached.h").exists(),
     "postgresql": lambda: postgresql_program("postgres") and postgresql_program("initdb"),
+    "mariadb-server": lambda: program("mariadbd") and program("mariadb-install-db"),
 }
 # What a stable Debian has in its backports alone.
 BACKPORTS = {"valkey-server"}
 START_SECONDS = 10
 # PostgreSQL refuses to run as root; this is who Debian's package runs it as.
 POSTGRESQL_USER = "postgres"
+# MariaDB does so too; this is its own.
+MARIADB_USER = "mysql"
 # SIGTERM asks PostgreSQL to wait until all clients have left.
 STOPS = {"postgres": signal.SIGINT}
 
@@ -159,6 +167,46 @@ class Servers:
         command += [part for setting in settings for part in ("-c", setting)]
         socket_path = self._start("postgresql", str(folder / ".s.PGSQL.5432"), command, user)
         return None if socket_path is None else str(folder)
+
+    def mariadb(self) -> str | None:
+        """The path of the socket of a running MariaDB that syncs nothing to the disk, or None.
+
+        The user is called root, there is no password, and a database test.
+        """
+        reason = install("mariadb-server")
+        folder = self.directory / "mariadb"
+        user = MARIADB_USER if os.geteuid() == 0 else None
+        if reason is None:
+            folder.mkdir(mode=0o700)
+            if user is not None:
+                self.directory.chmod(0o711)
+                shutil.chown(folder, user)
+            options = ["--no-defaults", f"--datadir={folder / 'data'}", f"--tmpdir={folder}"]
+            made = subprocess.run(
+                as_user(
+                    [
+                        str(program("mariadb-install-db")),
+                        *options,
+                        "--auth-root-authentication-method=normal",
+                        "--skip-name-resolve",
+                    ],
+                    user,
+                ),
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if made.returncode:
+                reason = f"mariadb-install-db failed: {(made.stderr.strip().splitlines() or ['no reason given'])[-1]}"
+        if reason is not None:
+            self.missing["mariadb-server"] = reason
+            return None
+        path = str(folder / "mariadb.sock")
+        options += [f"--socket={path}", f"--pid-file={folder / 'pid'}", "--skip-networking", "--skip-log-bin"]
+        options += ["--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=32M"]
+        return self._start("mariadb-server", path, [str(program("mariadbd")), *options], user)
 
     def _start(self, package: str, path: str, command: list[str], user: str | None = None) -> str | None:
         reason = install(package)

@@ -483,6 +483,9 @@ def encode(value: Any, /) -> bytes:
 def decode(data: bytes, /) -> Any:
     """The value of bytes that `encode` made. Raises ValueError for others."""
 
+def create_table_statements(dialect: tuple[str, bool, int, int], table: str, /) -> list[str]:
+    """The statements that make a table, and its index: what `createcachetable` runs or prints."""
+
 def parse_location(location: str, /) -> dict[str, Any]:
     """Takes a LOCATION apart: scheme, name, path, size_bytes. Raises ValueError naming the fix."""
 

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use crate::cache::Cache;
 use crate::codec::Unreadable;
 use crate::codec::far::FarFormat;
+use crate::database::take_raised;
 use crate::key::{KeyRule, key_text};
 use crate::load::{End, Load};
 use crate::report;
@@ -775,6 +776,7 @@ impl FarCache {
     /// An outage is nothing, unless the alias is strict.
     fn quiet<T>(&self, py: Python<'_>, result: Result<T, Error>) -> PyResult<Option<T>> {
         self.tell(py);
+        take_raised().map_or(Ok(()), Err)?;
         match result {
             Ok(value) => Ok(Some(value)),
             Err(error) => {
@@ -788,6 +790,7 @@ impl FarCache {
     /// An outage raises.
     fn loud<T>(&self, py: Python<'_>, result: Result<T, Error>) -> PyResult<T> {
         self.tell(py);
+        take_raised().map_or(Ok(()), Err)?;
         result.or_else(|error| {
             py.check_signals()?;
             Err(raised(&error))

@@ -4,8 +4,10 @@
 //! Python objects into the engine's format and back, `seal.rs` signs and encrypts what leaves the machine; `values.rs` holds the rule of what may be shared between callers.
 
 mod alias;
+mod bare_server;
 mod cache;
 mod codec;
+mod database;
 mod django;
 mod far;
 mod intended;
@@ -48,7 +50,11 @@ mod _native {
     const LARGEST_REGION_BYTES: u64 = tezkor::LARGEST_REGION_BYTES;
 
     #[pymodule_export]
+    use crate::bare_server::BareServer;
+    #[pymodule_export]
     use crate::cache::Cache;
+    #[pymodule_export]
+    use crate::database::create_table_statements;
     #[pymodule_export]
     use crate::far::FarCache;
     #[pymodule_export]

@@ -8,10 +8,12 @@ use std::time::Duration;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use tezkor::Error;
+use tezkor::store::database::DatabaseServer;
 use tezkor::store::far::server::Server as Engine;
 use tezkor::store::memcached::{Memcached, MemcachedSettings, Placement, TlsSettings};
 use tezkor::store::redis::{Reads, Redis, RedisSettings, TlsFiles};
 
+use crate::database::DjangoConnection;
 use crate::terms::seconds;
 
 /// A server that caches are on: one for each set of settings in a process.
@@ -126,6 +128,15 @@ impl Server {
             settings.tls = Some(TlsSettings { authorities: ca_file, identity, server_name: None });
         }
         Ok(Self { server: Arc::new(Memcached::new(settings).map_err(wrong)?) })
+    }
+
+    /// A table of a database; ``connection`` is a ``tezkor.database.Connection``. Rows beyond ``max_entries`` are removed in small
+    /// batches.
+    #[staticmethod]
+    #[pyo3(signature = (connection, table, /, *, max_entries = None))]
+    fn database(connection: Py<PyAny>, table: &str, max_entries: Option<u64>) -> PyResult<Self> {
+        let server = DatabaseServer::new(DjangoConnection::new(connection), table, max_entries).map_err(wrong)?;
+        Ok(Self { server: Arc::new(server) })
     }
 
     fn __repr__(&self) -> String {

@@ -2,6 +2,7 @@
 //! the tiers and the cache, never in a flag here.
 
 pub mod contract;
+pub mod database;
 pub mod dummy;
 pub mod far;
 pub mod memcached;
