@@ -314,3 +314,27 @@ fn parent_and_child_use_the_pool_at_once_without_mixing() {
         work(0, 20);
     }
 }
+
+#[test]
+fn signals_do_not_cut_exchanges() {
+    let Some(server) = RedisServer::start(&[]) else { return };
+    let url = server.url();
+    // Before the fork, so that the first does not come too early.
+    support::child::note_signals(libc::SIGUSR1);
+    let mut child = support::child::Child::start(|| {
+        let redis = open(&url);
+        let large = vec![b'x'; 300_000];
+        for number in 0..3000_u32 {
+            let value = [&number.to_le_bytes(), &large[..number as usize * 100]].concat();
+            assert_eq!(set(&redis, "a", &value).expect("it answers"), Put::Done);
+            assert!(get(&redis, "a").expect("it answers").is_some_and(|found| found == value));
+        }
+        assert!(support::child::noted_signals() > 100, "they came");
+        assert!(server.clients() <= 1, "no connection was given up");
+    });
+    while child.ended().is_none() {
+        child.send(libc::SIGUSR1);
+        std::thread::sleep(Duration::from_micros(300));
+    }
+    child.finish();
+}

@@ -259,6 +259,43 @@ fn slots_move_while_a_cluster_works() {
     assert_eq!(load.outages.load(Ordering::Relaxed), 0, "slots that move are no outage");
 }
 
+/// The first server was scanned when names of a later one, which is still to be scanned, come to it: no server shows them in its
+/// turn, and the slots lie as they did until the last name has moved.
+#[test]
+fn names_that_move_behind_a_scan_are_shown() {
+    let Some(cluster) = RedisCluster::start(0) else { return };
+    let redis = open(patient(RedisSettings::cluster(&[&cluster.nodes[0].url()]).expect("the url is right")));
+    let slot_of =
+        |tag: u32| cluster.nodes[0].cli(&["CLUSTER", "KEYSLOT", &tag.to_string()]).parse::<u16>().expect("a slot");
+    let on = |first: u16, last: u16| (0..).find(|tag| (first..=last).contains(&slot_of(*tag))).expect("a tag");
+    let (middle, moved) = (on(5461, 10_922), on(10_923, 16_383));
+    let names: Vec<String> = (0..20).map(|number| format!("shown:{{{moved}}}{number}")).collect();
+    for name in names.iter().chain([&format!("shown:{{{middle}}}")]) {
+        assert_eq!(set(&redis, name, name).expect("it answers"), Put::Done);
+    }
+    let (mut shown, mut is_moved) = (std::collections::BTreeSet::new(), false);
+    let ids: Vec<String> = cluster.nodes.iter().map(|node| node.cli(&["CLUSTER", "MYID"])).collect();
+    let slot = slot_of(moved).to_string();
+    assert_eq!(cluster.nodes[0].cli(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &ids[2]]), "OK");
+    assert_eq!(cluster.nodes[2].cli(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &ids[0]]), "OK");
+    let scanned = redis.scan(b"shown:", &mut |name| {
+        if !is_moved && !name.starts_with(format!("shown:{{{moved}}}").as_bytes()) {
+            let port = cluster.nodes[0].port.to_string();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let words = [&["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"][..], &names].concat();
+            assert_eq!(cluster.nodes[2].cli(&words), "OK");
+            is_moved = true;
+        }
+        shown.insert(name.to_vec());
+        true
+    });
+    scanned.expect("it answers");
+    assert!(is_moved && shown.len() == 21, "{} of 21", shown.len());
+    for name in &names {
+        assert_eq!(get(&redis, name).expect("it is sent on").as_ref(), Some(name));
+    }
+}
+
 #[test]
 fn a_node_of_a_cluster_dies_and_its_replica_takes_over() {
     let Some(mut cluster) = RedisCluster::start(1) else { return };

@@ -50,8 +50,15 @@ enum Rank {
     Replica,
 }
 
+/// The primaries, and how the slots lie on them.
+pub(super) struct Survey {
+    pub primaries: Vec<Arc<Node>>,
+    ranges: Vec<Range>,
+    open: Vec<String>,
+}
+
 /// Who has which slot.
-pub(super) struct Map {
+struct Map {
     ranges: Vec<Range>,
     /// For each slot the place of its shard.
     slots: Vec<u16>,
@@ -132,11 +139,18 @@ impl Cluster {
         ))))
     }
 
-    /// All primaries, and the map that they are of.
-    pub(super) fn primaries(&self, until: Instant) -> Result<(Vec<Arc<Node>>, Arc<Map>), Fault> {
-        self.refresh(until)?;
-        let map = self.map(until)?;
-        Ok((map.shards.iter().map(|shard| Arc::clone(&shard.primary)).collect(), map))
+    /// All primaries, and how the slots lie: those that are on their way count as another way to lie.
+    pub(super) fn survey(&self, until: Instant) -> Result<Survey, Fault> {
+        let map = self.refresh(until)?;
+        let primaries: Vec<Arc<Node>> = map.shards.iter().map(|shard| Arc::clone(&shard.primary)).collect();
+        let mut open = Vec::new();
+        for node in &primaries {
+            // Each server tells of its own slots alone: `... connected 0-5460 [93-<-id] [77->-id]`.
+            let replies = node.ask(Purpose::Read, &[Command::Words(&[b"CLUSTER", b"NODES"])], until)?;
+            let own = replies[0].text().lines().find(|line| line.contains("myself")).unwrap_or_default();
+            open.extend(own.split(' ').filter(|word| word.starts_with('[')).map(String::from));
+        }
+        Ok(Survey { primaries, ranges: map.ranges.clone(), open })
     }
 
     fn groups<'c>(
@@ -318,25 +332,30 @@ impl Cluster {
     }
 }
 
+impl Survey {
+    /// Whether slots lie as they did.
+    pub(super) fn is_like(&self, other: &Survey) -> bool {
+        self.ranges == other.ranges && self.open == other.open
+    }
+
+    /// Whether no slot is on its way.
+    pub(super) fn is_settled(&self) -> bool {
+        self.open.is_empty()
+    }
+}
+
 impl Shard {
     fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
         std::iter::once(&self.primary).chain(&self.replicas)
     }
 }
 
-impl Map {
-    /// Whether the slots are where they were.
-    pub(super) fn is_like(&self, other: &Map) -> bool {
-        self.ranges == other.ranges
-    }
-}
-
 impl Group<'_> {
     fn send(&mut self, purpose: Purpose, until: Instant) -> Result<(), Fault> {
         let mut lease = self.node.lease(until)?;
-        if let Err(fault) = lease.connection().send(&self.commands, self.node.reply_time(until)) {
+        if let Err(fault) = lease.connection.send(&self.commands, self.node.reply_time(until)) {
             lease = self.node.renewed(lease, purpose, fault, until)?;
-            lease.connection().send(&self.commands, self.node.reply_time(until))?;
+            lease.connection.send(&self.commands, self.node.reply_time(until))?;
         }
         self.lease = Some(lease);
         Ok(())
@@ -345,11 +364,11 @@ impl Group<'_> {
     fn receive(&mut self, purpose: Purpose, until: Instant) -> Result<Vec<Reply>, Fault> {
         let mut lease = self.lease.take().ok_or_else(|| Fault::unsent(foreign(&self.node.title)))?;
         let allowed = self.node.reply_time(until);
-        let answers = match lease.connection().receive(self.commands.len(), allowed) {
+        let answers = match lease.connection.receive(self.commands.len(), allowed) {
             Ok(answers) => answers,
             Err(fault) => {
                 lease = self.node.renewed(lease, purpose, fault, until)?;
-                lease.connection().exchange(&self.commands, self.node.reply_time(until))?
+                lease.connection.exchange(&self.commands, self.node.reply_time(until))?
             }
         };
         lease.give_back();
