@@ -294,12 +294,13 @@ fn parent_and_child_use_the_pool_at_once_without_mixing() {
         };
         work(0, 5);
         // Other threads are in the middle of exchanges when the process forks.
-        let stop = std::sync::atomic::AtomicBool::new(false);
+        let stop = support::Stop::default();
         std::thread::scope(|scope| {
+            let _end = stop.at_end();
             for thread in 1..4 {
                 let (stop, work) = (&stop, &work);
                 scope.spawn(move || {
-                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    while !stop.is_said() {
                         work(thread, 20);
                     }
                 });
@@ -309,7 +310,6 @@ fn parent_and_child_use_the_pool_at_once_without_mixing() {
                 work(0, 100);
                 support::child::finish_all(children);
             }
-            stop.store(true, std::sync::atomic::Ordering::Relaxed);
         });
         work(0, 20);
     }

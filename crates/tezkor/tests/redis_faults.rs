@@ -113,12 +113,15 @@ fn garbage_is_an_outage() {
 }
 
 #[test]
-fn bytes_that_drip_in_forever_end_within_the_timeouts() {
+fn bytes_that_drip_in_end_within_the_timeouts() {
     let port = listen(|mut stream| {
         let _ = stream.set_nodelay(true);
         let _ = stream.read(&mut [0; 4096]);
         let _ = stream.write_all(b"$100000\r\n");
-        while stream.write_all(b"x").is_ok() {
+        for _ in 0..500 {
+            if stream.write_all(b"x").is_err() {
+                return;
+            }
             std::thread::sleep(Duration::from_millis(20));
         }
     });

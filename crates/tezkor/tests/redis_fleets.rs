@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use support::servers::{RedisCluster, RedisServer, wait_until};
@@ -36,19 +36,19 @@ fn open(settings: RedisSettings) -> Redis {
 
 /// Writes and reads from several threads until told to stop: every value names its key, and only grows.
 struct Load {
-    stop: AtomicBool,
+    stop: support::Stop,
     done: AtomicU64,
     outages: AtomicU64,
 }
 
 impl Load {
     fn new() -> Load {
-        Load { stop: AtomicBool::new(false), done: AtomicU64::new(0), outages: AtomicU64::new(0) }
+        Load { stop: support::Stop::default(), done: AtomicU64::new(0), outages: AtomicU64::new(0) }
     }
 
     fn run(&self, redis: &Redis, thread: u64) {
         for number in 0.. {
-            if self.stop.load(Ordering::Relaxed) {
+            if self.stop.is_said() {
                 return;
             }
             let names: Vec<String> = (0..4).map(|place| format!("{thread}:{}", (number + place * 7) % 50)).collect();
@@ -78,13 +78,13 @@ impl Load {
     /// Runs the load, and meanwhile what is to happen.
     fn around(&self, redis: &Redis, happening: impl FnOnce()) {
         std::thread::scope(|scope| {
+            let _end = self.stop.at_end();
             for thread in 0..3 {
                 scope.spawn(move || self.run(redis, thread));
             }
             self.wait_for_more();
             happening();
             self.wait_for_more();
-            self.stop.store(true, Ordering::Relaxed);
         });
     }
 
@@ -327,4 +327,8 @@ fn a_node_of_a_cluster_dies_and_its_replica_takes_over() {
         assert_eq!(get(&readers, name).expect("it answers").as_ref(), Some(name));
     }
     assert!(dead.cli(&["INFO", "commandstats"]).contains("cmdstat_get:"), "the replica was read from");
+    dead.kill();
+    for name in &names {
+        assert_eq!(get(&readers, name).expect("its primary answers").as_ref(), Some(name));
+    }
 }

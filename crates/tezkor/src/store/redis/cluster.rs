@@ -121,7 +121,7 @@ impl Cluster {
             for (group, sent) in groups.iter_mut().zip(sent) {
                 match sent.and_then(|()| group.receive(purpose, until)) {
                     Ok(answers) => self.sort(group, answers, &mut replies, &mut next)?,
-                    Err(fault) => lost = self.lost(group, purpose, fault, &mut next).or(lost),
+                    Err(fault) => lost = self.lost(&map, group, purpose, fault, &mut next).or(lost),
                 }
             }
             if let Some(fault) = lost {
@@ -230,14 +230,28 @@ impl Cluster {
     }
 
     /// What becomes of commands whose server was lost: another round where that is harmless, else the fault.
-    fn lost(&self, group: &Group<'_>, purpose: Purpose, fault: Fault, next: &mut Vec<Errand>) -> Option<Fault> {
+    fn lost(
+        &self,
+        map: &Map,
+        group: &Group<'_>,
+        purpose: Purpose,
+        fault: Fault,
+        next: &mut Vec<Errand>,
+    ) -> Option<Fault> {
         self.is_suspect.store(true, Ordering::Relaxed);
         self.refreshed_ms.store(0, Ordering::Relaxed);
         let is_harmless = purpose == Purpose::Read || fault.reach == Reach::Unsent;
         if fault.cause != Cause::Closed || !is_harmless {
             return Some(fault);
         }
-        next.extend(group.places.iter().flatten().map(|place| Errand { place: *place, to: None }));
+        // Reads of a lost replica go to its primary, which the slots may not say for a while.
+        let lost_replica = |shard: &&Shard| shard.replicas.iter().any(|replica| Arc::ptr_eq(replica, &group.node));
+        let primary = map.shards.iter().find(lost_replica).map(|shard| Arc::clone(&shard.primary));
+        let errand = |place: &usize| Errand {
+            place: *place,
+            to: primary.as_ref().map(|primary| (Arc::clone(primary), Introduction::None)),
+        };
+        next.extend(group.places.iter().flatten().map(errand));
         None
     }
 
