@@ -37,6 +37,8 @@ struct State {
     idle: VecDeque<Connection>,
     /// All that are open, those in use included.
     open: usize,
+    /// How many threads wait for one; waking nobody would be a call to the kernel as well.
+    waiting: usize,
 }
 
 /// A connection in use. It goes back only by `give_back`; dropped, it is closed.
@@ -98,7 +100,9 @@ impl Pool {
                     self.limit
                 ))));
             }
+            state.waiting += 1;
             state = shelf.freed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state.waiting -= 1;
         }
     }
 
@@ -189,8 +193,13 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if self.is_ours() {
-            self.shelf.lock().open -= 1;
-            self.shelf.freed.notify_one();
+            let mut state = self.shelf.lock();
+            state.open -= 1;
+            let is_awaited = state.waiting > 0;
+            drop(state);
+            if is_awaited {
+                self.shelf.freed.notify_one();
+            }
         }
     }
 }
