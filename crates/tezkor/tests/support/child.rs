@@ -4,6 +4,7 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const PANICKED: i32 = 101;
@@ -139,4 +140,20 @@ pub fn outlive_parent() {
 pub fn say(text: &str) {
     // SAFETY: the pointer and the length are those of `text`.
     unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
+}
+
+static NOTED: AtomicU64 = AtomicU64::new(0);
+
+/// Takes note of a signal instead of dying of it.
+pub fn note_signals(signal: i32) {
+    extern "C" fn note(_: libc::c_int) {
+        NOTED.fetch_add(1, Ordering::Relaxed);
+    }
+    // SAFETY: the handler is a function of the right type that only adds to an atomic.
+    unsafe { libc::signal(signal, note as extern "C" fn(libc::c_int) as libc::sighandler_t) };
+}
+
+/// How many signals were noted in this process.
+pub fn noted_signals() -> u64 {
+    NOTED.load(Ordering::Relaxed)
 }

@@ -32,6 +32,29 @@ pub fn now_ns() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// Tells threads to stop when it goes, be it in a panic, so that a test that failed does not wait for them for ever.
+#[derive(Default)]
+pub struct Stop(std::sync::atomic::AtomicBool);
+
+/// Says stop when it goes.
+pub struct StopsAtEnd<'s>(&'s Stop);
+
+impl Stop {
+    pub fn at_end(&self) -> StopsAtEnd<'_> {
+        StopsAtEnd(self)
+    }
+
+    pub fn is_said(&self) -> bool {
+        self.0.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+impl Drop for StopsAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
 /// Random numbers, the same for the same seed (splitmix64).
 pub struct Random(u64);
 

@@ -50,8 +50,15 @@ enum Rank {
     Replica,
 }
 
+/// The primaries, and how the slots lie on them.
+pub(super) struct Survey {
+    pub primaries: Vec<Arc<Node>>,
+    ranges: Vec<Range>,
+    open: Vec<String>,
+}
+
 /// Who has which slot.
-pub(super) struct Map {
+struct Map {
     ranges: Vec<Range>,
     /// For each slot the place of its shard.
     slots: Vec<u16>,
@@ -114,7 +121,7 @@ impl Cluster {
             for (group, sent) in groups.iter_mut().zip(sent) {
                 match sent.and_then(|()| group.receive(purpose, until)) {
                     Ok(answers) => self.sort(group, answers, &mut replies, &mut next)?,
-                    Err(fault) => lost = self.lost(group, purpose, fault, &mut next).or(lost),
+                    Err(fault) => lost = self.lost(&map, group, purpose, fault, &mut next).or(lost),
                 }
             }
             if let Some(fault) = lost {
@@ -132,11 +139,18 @@ impl Cluster {
         ))))
     }
 
-    /// All primaries, and the map that they are of.
-    pub(super) fn primaries(&self, until: Instant) -> Result<(Vec<Arc<Node>>, Arc<Map>), Fault> {
-        self.refresh(until)?;
-        let map = self.map(until)?;
-        Ok((map.shards.iter().map(|shard| Arc::clone(&shard.primary)).collect(), map))
+    /// All primaries, and how the slots lie: those that are on their way count as another way to lie.
+    pub(super) fn survey(&self, until: Instant) -> Result<Survey, Fault> {
+        let map = self.refresh(until)?;
+        let primaries: Vec<Arc<Node>> = map.shards.iter().map(|shard| Arc::clone(&shard.primary)).collect();
+        let mut open = Vec::new();
+        for node in &primaries {
+            // Each server tells of its own slots alone: `... connected 0-5460 [93-<-id] [77->-id]`.
+            let replies = node.ask(Purpose::Read, &[Command::Words(&[b"CLUSTER", b"NODES"])], until)?;
+            let own = replies[0].text().lines().find(|line| line.contains("myself")).unwrap_or_default();
+            open.extend(own.split(' ').filter(|word| word.starts_with('[')).map(String::from));
+        }
+        Ok(Survey { primaries, ranges: map.ranges.clone(), open })
     }
 
     fn groups<'c>(
@@ -216,14 +230,28 @@ impl Cluster {
     }
 
     /// What becomes of commands whose server was lost: another round where that is harmless, else the fault.
-    fn lost(&self, group: &Group<'_>, purpose: Purpose, fault: Fault, next: &mut Vec<Errand>) -> Option<Fault> {
+    fn lost(
+        &self,
+        map: &Map,
+        group: &Group<'_>,
+        purpose: Purpose,
+        fault: Fault,
+        next: &mut Vec<Errand>,
+    ) -> Option<Fault> {
         self.is_suspect.store(true, Ordering::Relaxed);
         self.refreshed_ms.store(0, Ordering::Relaxed);
         let is_harmless = purpose == Purpose::Read || fault.reach == Reach::Unsent;
         if fault.cause != Cause::Closed || !is_harmless {
             return Some(fault);
         }
-        next.extend(group.places.iter().flatten().map(|place| Errand { place: *place, to: None }));
+        // Reads of a lost replica go to its primary, which the slots may not say for a while.
+        let lost_replica = |shard: &&Shard| shard.replicas.iter().any(|replica| Arc::ptr_eq(replica, &group.node));
+        let primary = map.shards.iter().find(lost_replica).map(|shard| Arc::clone(&shard.primary));
+        let errand = |place: &usize| Errand {
+            place: *place,
+            to: primary.as_ref().map(|primary| (Arc::clone(primary), Introduction::None)),
+        };
+        next.extend(group.places.iter().flatten().map(errand));
         None
     }
 
@@ -318,25 +346,30 @@ impl Cluster {
     }
 }
 
+impl Survey {
+    /// Whether slots lie as they did.
+    pub(super) fn is_like(&self, other: &Survey) -> bool {
+        self.ranges == other.ranges && self.open == other.open
+    }
+
+    /// Whether no slot is on its way.
+    pub(super) fn is_settled(&self) -> bool {
+        self.open.is_empty()
+    }
+}
+
 impl Shard {
     fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
         std::iter::once(&self.primary).chain(&self.replicas)
     }
 }
 
-impl Map {
-    /// Whether the slots are where they were.
-    pub(super) fn is_like(&self, other: &Map) -> bool {
-        self.ranges == other.ranges
-    }
-}
-
 impl Group<'_> {
     fn send(&mut self, purpose: Purpose, until: Instant) -> Result<(), Fault> {
         let mut lease = self.node.lease(until)?;
-        if let Err(fault) = lease.connection().send(&self.commands, self.node.reply_time(until)) {
+        if let Err(fault) = lease.connection.send(&self.commands, self.node.reply_time(until)) {
             lease = self.node.renewed(lease, purpose, fault, until)?;
-            lease.connection().send(&self.commands, self.node.reply_time(until))?;
+            lease.connection.send(&self.commands, self.node.reply_time(until))?;
         }
         self.lease = Some(lease);
         Ok(())
@@ -345,11 +378,11 @@ impl Group<'_> {
     fn receive(&mut self, purpose: Purpose, until: Instant) -> Result<Vec<Reply>, Fault> {
         let mut lease = self.lease.take().ok_or_else(|| Fault::unsent(foreign(&self.node.title)))?;
         let allowed = self.node.reply_time(until);
-        let answers = match lease.connection().receive(self.commands.len(), allowed) {
+        let answers = match lease.connection.receive(self.commands.len(), allowed) {
             Ok(answers) => answers,
             Err(fault) => {
                 lease = self.node.renewed(lease, purpose, fault, until)?;
-                lease.connection().exchange(&self.commands, self.node.reply_time(until))?
+                lease.connection.exchange(&self.commands, self.node.reply_time(until))?
             }
         };
         lease.give_back();

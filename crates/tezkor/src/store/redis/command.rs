@@ -158,6 +158,8 @@ fn array(out: &mut Vec<u8>, length: usize) {
 }
 
 fn string(out: &mut Vec<u8>, bytes: &[u8]) {
+    // Once for what follows as well, so that a large value does not move when the end of its command is added.
+    out.reserve(bytes.len() + 128);
     head(out, b'$', bytes.len());
     out.extend_from_slice(bytes);
     out.extend_from_slice(b"\r\n");

@@ -18,6 +18,8 @@ use super::socket::{Rest, Socket};
 use crate::error::Error;
 use crate::store::segment::os;
 
+/// A batch that is longer is written in pieces.
+const LARGEST_PIECE_BYTES: usize = 64 << 10;
 /// A buffer for commands that grew beyond this is given back.
 const LARGEST_KEPT_BYTES: usize = 256 << 10;
 
@@ -141,31 +143,42 @@ impl Connection {
 
     /// Sends commands, so that other connections can be sent theirs before the answers are read.
     pub(super) fn send(&mut self, commands: &[Command<'_>], allowed: Duration) -> Result<(), Fault> {
+        self.socket().begin(allowed);
         self.out.clear();
-        commands.iter().for_each(|command| command.pack(&mut self.out));
+        let mut reach = Reach::Unsent;
+        for command in commands {
+            command.pack(&mut self.out);
+            // A batch of large values is not copied as a whole.
+            if self.out.len() > LARGEST_PIECE_BYTES {
+                reach = self.write_out(reach, allowed)?;
+            }
+        }
         self.number = self.number.wrapping_add(1);
         self.out.extend_from_slice(self.probe);
         self.out.extend_from_slice(&nonce(self.number));
         self.out.extend_from_slice(b"\r\n");
-        self.socket().begin(allowed);
+        self.write_out(reach, allowed)?;
+        let flushed = self.line.flush();
+        flushed.map_err(|error| Fault::during(&self.title, &error, Reach::Perhaps, allowed.as_millis()))
+    }
+
+    /// Writes what was packed.
+    fn write_out(&mut self, mut reach: Reach, allowed: Duration) -> Result<Reach, Fault> {
         let mut sent = 0;
         while sent < self.out.len() {
             let written = self.line.write(&self.out[sent..]).and_then(|count| match count {
                 0 => Err(io::ErrorKind::UnexpectedEof.into()),
                 count => Ok(count),
             });
-            match written {
-                Ok(count) => sent += count,
-                Err(error) => {
-                    // TLS keeps what it takes, so what of it left is not known.
-                    let is_unsent = sent == 0 && matches!(self.line, Line::Plain(_));
-                    let reach = if is_unsent { Reach::Unsent } else { Reach::Perhaps };
-                    return Err(Fault::during(&self.title, &error, reach, allowed.as_millis()));
-                }
+            // TLS keeps what it takes, so what of it left is not known.
+            if written.is_ok() || matches!(self.line, Line::Tls(_)) {
+                reach = Reach::Perhaps;
             }
+            let failed = |error: io::Error| Fault::during(&self.title, &error, reach, allowed.as_millis());
+            sent += written.map_err(failed)?;
         }
-        let flushed = self.line.flush();
-        flushed.map_err(|error| Fault::during(&self.title, &error, Reach::Perhaps, allowed.as_millis()))
+        self.out.clear();
+        Ok(reach)
     }
 
     /// Reads so many answers and the echo behind them.

@@ -88,7 +88,7 @@ pub(super) fn refusal(title: &str, text: &str) -> Error {
         "WRONGPASS" | "NOAUTH" => Error::setting(format!("{title} refused the password; check the url")),
         "NOPERM" => Error::setting(format!(
             "{title} does not let this user do that; its ACL has to allow the commands GET, MGET, SET, UNLINK, EXISTS, \
-             INCRBY, PEXPIRE, PTTL, PERSIST, GETRANGE, SCAN, ECHO, EVAL and EVALSHA on all keys"
+             INCRBY, PEXPIRE, PTTL, PERSIST, GETRANGE, SCAN, ECHO, ROLE, CLUSTER, EVAL and EVALSHA on all keys"
         )),
         "DENIED" => Error::setting(format!(
             "{title} is in protected mode and takes no clients of other machines; give it a password"

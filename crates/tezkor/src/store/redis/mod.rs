@@ -191,8 +191,9 @@ impl Redis {
         }
     }
 
-    /// Scans all primaries of a cluster, and again while its slots move: a name may have passed from one that was still to be scanned
-    /// to one that had been.
+    /// Scans all primaries of a cluster, and again when slots moved meanwhile: a name may have passed from one that was still to be
+    /// scanned to one that had been. While a slot is on its way its names pass one by one, and only one way, so then a second pass
+    /// sees what the first has missed.
     fn scan_cluster(
         &self,
         cluster: &Cluster,
@@ -200,17 +201,19 @@ impl Redis {
         pattern: &[u8],
         each: &mut dyn FnMut(&[u8]) -> bool,
     ) -> Result<(), Error> {
-        let primaries = || cluster.primaries(self.dial.until()).map_err(|fault| fault.error);
-        for _ in 0..MOST_PASSES {
-            let (nodes, before) = primaries()?;
-            for node in nodes {
-                if !self.scan_at(&node, beginning, pattern, each)? {
+        let survey = || cluster.survey(self.dial.until()).map_err(|fault| fault.error);
+        let mut before = survey()?;
+        for pass in 0..MOST_PASSES {
+            for node in &before.primaries {
+                if !self.scan_at(node, beginning, pattern, each)? {
                     return Ok(());
                 }
             }
-            if primaries()?.1.is_like(&before) {
+            let after = survey()?;
+            if after.is_like(&before) && (after.is_settled() || pass > 0) {
                 return Ok(());
             }
+            before = after;
         }
         Err(Error::outage(format!("{}: its slots keep moving while its names are listed", self.title)))
     }

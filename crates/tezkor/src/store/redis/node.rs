@@ -67,7 +67,7 @@ impl Node {
     /// Asks in one exchange.
     pub(super) fn ask(&self, purpose: Purpose, commands: &[Command<'_>], until: Instant) -> Result<Vec<Reply>, Fault> {
         let mut lease = self.lease(until)?;
-        let result = lease.connection().exchange(commands, self.reply_time(until));
+        let result = lease.connection.exchange(commands, self.reply_time(until));
         let fault = match result {
             Ok(replies) => {
                 lease.give_back();
@@ -76,7 +76,7 @@ impl Node {
             Err(fault) => fault,
         };
         let mut lease = self.renewed(lease, purpose, fault, until)?;
-        let replies = lease.connection().exchange(commands, self.reply_time(until))?;
+        let replies = lease.connection.exchange(commands, self.reply_time(until))?;
         lease.give_back();
         Ok(replies)
     }

@@ -37,14 +37,21 @@ struct State {
     idle: VecDeque<Connection>,
     /// All that are open, those in use included.
     open: usize,
+    /// How many threads wait for one; waking nobody would be a call to the kernel as well.
+    waiting: usize,
 }
 
 /// A connection in use. It goes back only by `give_back`; dropped, it is closed.
 pub(super) struct Lease {
-    connection: Option<Connection>,
-    shelf: Arc<Shelf>,
+    pub(super) connection: Connection,
     /// Whether it was used before.
     pub(super) history: History,
+    place: Place,
+}
+
+/// The place of a connection among those that are open, given up when it is dropped.
+struct Place {
+    shelf: Arc<Shelf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,18 +79,19 @@ impl Pool {
         loop {
             if let Some(mut connection) = state.idle.pop_back() {
                 drop(state);
+                let place = Place { shelf: Arc::clone(&shelf) };
                 if is_healthy(&mut connection, allowed) {
-                    return Ok(Lease { connection: Some(connection), shelf, history: History::Used });
+                    return Ok(Lease { connection, history: History::Used, place });
                 }
-                drop(connection);
+                drop((connection, place));
                 state = shelf.lock();
-                state.open -= 1;
                 continue;
             }
             if state.open < self.limit {
                 state.open += 1;
                 drop(state);
-                return Lease { connection: None, shelf, history: History::Fresh }.filled(open);
+                let place = Place { shelf };
+                return Ok(Lease { connection: open()?, history: History::Fresh, place });
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -92,7 +100,9 @@ impl Pool {
                     self.limit
                 ))));
             }
+            state.waiting += 1;
             state = shelf.freed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state.waiting -= 1;
         }
     }
 
@@ -100,7 +110,8 @@ impl Pool {
     pub(super) fn take_fresh(&self, open: impl FnOnce() -> Result<Connection, Fault>) -> Result<Lease, Fault> {
         let shelf = self.shelf();
         shelf.lock().open += 1;
-        Lease { connection: None, shelf, history: History::Fresh }.filled(open)
+        let place = Place { shelf };
+        Ok(Lease { connection: open()?, history: History::Fresh, place })
     }
 
     /// Closes all that are idle: the server was stopped.
@@ -148,26 +159,17 @@ impl Shelf {
 }
 
 impl Lease {
-    fn filled(mut self, open: impl FnOnce() -> Result<Connection, Fault>) -> Result<Lease, Fault> {
-        self.connection = Some(open()?);
-        Ok(self)
-    }
-
-    pub(super) fn connection(&mut self) -> &mut Connection {
-        self.connection.as_mut().expect("it is taken out only when the lease ends")
-    }
-
     /// Puts the connection back: its last exchange ended well.
-    pub(super) fn give_back(mut self) {
-        if !self.is_ours() {
+    pub(super) fn give_back(self) {
+        let Lease { mut connection, place, .. } = self;
+        if !place.is_ours() {
             return;
         }
-        let Some(mut connection) = self.connection.take() else { return };
         let now = Instant::now();
         connection.rests_from(now);
-        let mut state = self.shelf.lock();
+        let mut state = place.shelf.lock();
         state.idle.push_back(connection);
-        // What `drop` takes off again.
+        // What the place takes off again.
         state.open += 1;
         let is_needless = |oldest: &Connection| now.duration_since(oldest.used()) > CLOSE_AFTER;
         let needless = match state.idle.front() {
@@ -178,7 +180,9 @@ impl Lease {
         drop(state);
         drop(needless);
     }
+}
 
+impl Place {
     /// A child that was forked while this connection was in use has a shelf of its own, and this one's lock may be held by a thread
     /// that it does not have.
     fn is_ours(&self) -> bool {
@@ -186,11 +190,16 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for Place {
     fn drop(&mut self) {
         if self.is_ours() {
-            self.shelf.lock().open -= 1;
-            self.shelf.freed.notify_one();
+            let mut state = self.shelf.lock();
+            state.open -= 1;
+            let is_awaited = state.waiting > 0;
+            drop(state);
+            if is_awaited {
+                self.shelf.freed.notify_one();
+            }
         }
     }
 }
