@@ -370,6 +370,11 @@ class Server:
         names the service; with ``cluster``, those of some nodes."""
 
     @staticmethod
+    def database(connection: Any, table: str, /, *, max_entries: int | None = None) -> Server:
+        """A table of a database; ``connection`` is a ``tezkor.database.Connection``. Rows beyond
+        ``max_entries`` are removed in small batches."""
+
+    @staticmethod
     def memcached(
         locations: Sequence[str],
         /,

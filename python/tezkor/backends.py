@@ -21,9 +21,11 @@ from django.core.cache.backends.dummy import DummyCache as DjangoDummyCache
 from django.core.exceptions import ImproperlyConfigured
 
 from tezkor import _native, blocks, checks, isolation, names, options, servers, transactions
+from tezkor.database import InDatabase
 from tezkor.verbs import Silent, Verbs, warn_about_globs
 
 __all__ = [
+    "DatabaseCache",
     "DummyCache",
     "FileBasedCache",
     "LocMemCache",
@@ -413,6 +415,16 @@ class PyLibMCCache(MemcachedCache):
     """Django's PyLibMCCache: the servers share the keys as pylibmc has it."""
 
     kind_of = staticmethod(lambda location: "pylibmc")
+
+
+class DatabaseCache(InDatabase, TezkorCache):
+    """Django's DatabaseCache: LOCATION is its table; ours has another name. ``manage.py createcachetable`` makes it."""
+
+    kind_of = staticmethod(lambda location: "database")
+
+    def _first(self, location: Any, params: Mapping[str, Any]) -> dict[str, Any]:
+        self._table = str(location)
+        return super()._first(location, params)
 
 
 class DummyCache(Silent, DjangoDummyCache):  # type: ignore[misc]

@@ -139,7 +139,7 @@ def _check_entries(alias: str, backend: Any, entry: dict[str, Any]) -> Iterator[
     names = [
         name for name in ("MAX_ENTRIES", "CULL_FREQUENCY") if isinstance(options, Mapping) and name in options
     ]
-    if names and not backend.bounded_by_entries:
+    if names and not backend.bounded_by_entries and backend.kind_of("") != "database":
         yield Info(
             f"CACHES[{alias!r}]['OPTIONS']: {' and '.join(names)} has no effect with {backend.__name__}, "
             "which is bounded in bytes and removes what is used least.",

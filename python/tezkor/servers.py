@@ -54,6 +54,11 @@ class Settings:
         if self.kind == "memcached":
             login: dict[str, Any] = {"username": self.username, "password": self.password}
             return _native.Server.memcached(self.locations, **login, **self.arguments)
+        if self.kind == "database":
+            from tezkor import database
+
+            table = database.own_table(self.locations[0])
+            return _native.Server.database(database.Connection(table), table, **self.arguments)
         urls = [self._with_login(url) for url in self.locations]
         return _native.Server.redis(urls, **self.arguments)
 
@@ -96,7 +101,7 @@ class Mistaken(ValueError):
 
 def readers_of(kind: str) -> Mapping[str, Reader]:
     """What each option of a kind of server means."""
-    return OF_REDIS if kind == "redis" else OF_MEMCACHED
+    return {"redis": OF_REDIS, "database": OF_DATABASE}.get(kind, OF_MEMCACHED)
 
 
 def kind_of(location: Any) -> str | None:
@@ -111,9 +116,9 @@ def kind_of(location: Any) -> str | None:
 
 
 def read(kind: str, location: Any, options: Mapping[str, Any]) -> Settings:
-    """The settings of a server: "redis", "memcached", or "pylibmc" for memcached with that library's ways. Takes from
-    ``options`` what concerns it. Raises Mistaken."""
-    settings = Settings("redis" if kind == "redis" else "memcached")
+    """The settings of a server: "redis", "database", "memcached", or "pylibmc" for memcached with that library's ways.
+    Takes from ``options`` what concerns it. Raises Mistaken."""
+    settings = Settings("memcached" if kind == "pylibmc" else kind)
     settings.locations = _locations(settings.kind, location)
     if kind == "pylibmc":
         settings.arguments["placement"] = "modula"
@@ -144,7 +149,8 @@ def _locations(kind: str, location: Any) -> list[str]:
     else:
         found = [str(location)] if location else []
     if not found:
-        hint = "Write 'redis://127.0.0.1:6379/0'." if kind == "redis" else "Write '127.0.0.1:11211'."
+        examples = {"redis": "redis://127.0.0.1:6379/0", "database": "cache_table"}
+        hint = f"Write {examples.get(kind, '127.0.0.1:11211')!r}."
         raise Mistaken("['LOCATION']", "is empty", hint)
     return found
 
@@ -406,4 +412,12 @@ OF_MEMCACHED: dict[str, Reader] = {
     "password": _password,
     "behaviors": _behaviors,
     "hasher": _hasher,
+}
+
+# Of Django's DatabaseCache.
+OF_DATABASE: dict[str, Reader] = {
+    "STRICT": COMMON["STRICT"],
+    "ENCRYPT": COMMON["ENCRYPT"],
+    "MAX_ENTRIES": _argument("max_entries", _count),
+    "CULL_FREQUENCY": _explained("CULL_FREQUENCY", "rows beyond MAX_ENTRIES go in small batches"),
 }

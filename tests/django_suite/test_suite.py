@@ -114,6 +114,11 @@ def classes() -> dict[str, Any]:
     found = {name: getattr(django_tests, name) for name in cache_tests}
     if CHOSEN.replaces == "dummy":
         return found | {"AsyncDummyCacheTests": django_async.AsyncDummyCacheTests}
+    if CHOSEN.name == "database":  # the others forbid queries
+        return {
+            name: getattr(session_tests, name)
+            for name in ("CacheDBSessionTests", "CacheDBSessionWithTimeZoneTests")
+        }
     for name in ("CacheSessionTests", "CacheDBSessionTests", "CacheDBSessionWithTimeZoneTests"):
         found[name] = getattr(session_tests, name)
     return found | {"CacheTagTests": template_tests.CacheTagTests, "CacheTests": template_tests.CacheTests}

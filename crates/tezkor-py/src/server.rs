@@ -130,8 +130,8 @@ impl Server {
         Ok(Self { server: Arc::new(Memcached::new(settings).map_err(wrong)?) })
     }
 
-    /// A table of a database; ``connection`` is a ``tezkor.database.Connection``. Rows beyond ``max_entries`` are removed in small
-    /// batches.
+    /// A table of a database; ``connection`` is a ``tezkor.database.Connection``. Rows beyond
+    /// ``max_entries`` are removed in small batches.
     #[staticmethod]
     #[pyo3(signature = (connection, table, /, *, max_entries = None))]
     fn database(connection: Py<PyAny>, table: &str, max_entries: Option<u64>) -> PyResult<Self> {
