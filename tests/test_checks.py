@@ -58,9 +58,9 @@ def test_good_settings_pass_in_silence(settings):
 
 BAD = [
     (
-        entry(LOCATION="redis://localhost"),
+        entry(LOCATION="redi://localhost"),
         "tezkor.E001",
-        ["['LOCATION'] is 'redis://localhost'", "shared://name"],
+        ["['LOCATION'] is 'redi://localhost'", "shared://name"],
     ),
     (entry(LOCATION="/var/cache"), "tezkor.E001", ["'/var/cache'", "Write 'file:///var/cache'"]),
     (entry(LOCATION=["a", "b"]), "tezkor.E001", ["['a', 'b']", "memory://name"]),
@@ -245,13 +245,13 @@ def test_manage_check_says_it_without_the_app_too(project):
 def test_a_server_stops_at_start_or_at_the_first_use(project, installed):
     """A server runs no checks; the app says it when it is loaded, the backend when it is made."""
     project.settings(
-        "shop", "{'default': {'BACKEND': 'tezkor.backends.TezkorCache', 'LOCATION': 'redis://x'}}"
+        "shop", "{'default': {'BACKEND': 'tezkor.backends.TezkorCache', 'LOCATION': 'redi://x'}}"
     )
     path = project.folder / "shop.py"
     path.write_text(path.read_text().replace("['tezkor']", installed))
     start = "import django; django.setup()"
     with pytest.raises(
-        AssertionError, match=r"ImproperlyConfigured: CACHES\['default'\]\['LOCATION'\] is 'redis://x'"
+        AssertionError, match=r"ImproperlyConfigured: CACHES\['default'\]\['LOCATION'\] is 'redi://x'"
     ):
         project.python(
             start

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tezkor.locks import LockNotOwned as LockNotOwned
     from tezkor.locks import LockTimeout as LockTimeout
     from tezkor.memo import memoize_request as memoize_request
+    from tezkor.servers import get_redis_connection as get_redis_connection
     from tezkor.signals import InvalidatingManager as InvalidatingManager
     from tezkor.signals import InvalidatingQuerySet as InvalidatingQuerySet
     from tezkor.signals import invalidates as invalidates
@@ -28,6 +29,7 @@ WHERE = {
     "cache": "aliases",
     "caches": "aliases",
     "cached": "decorators",
+    "get_redis_connection": "servers",
     "memoize_request": "memo",
     "skip": "loads",
     "LoadTimeout": "loads",
@@ -48,6 +50,7 @@ __all__ = [
     "cache",
     "cached",
     "caches",
+    "get_redis_connection",
     "invalidates",
     "memoize_request",
     "skip",

@@ -338,6 +338,15 @@ class FarCache:
     def explain(self, key: Any, version: Any = None, /) -> dict[str, Any]:
         """What there is to say of one key."""
 
+    def raw(self, names: Sequence[str], /) -> list[bytes | None]:
+        """What is on the server under these very names, which another library gave."""
+
+    def remove_raw(self, names: Sequence[str], /) -> int:
+        """Removes what is under these very names; how many there were."""
+
+    def raw_seconds(self, key: Any, version: Any = None, /) -> float | None:
+        """How many seconds what is under a full key as its very name lives on: None for ever."""
+
     def stats(self, /) -> dict[str, Any]:
         """What the machine knows of the server."""
 

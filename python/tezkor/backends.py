@@ -22,6 +22,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from tezkor import _native, blocks, checks, isolation, names, options, servers, transactions
 from tezkor.database import InDatabase
+from tezkor.migration import Migration
 from tezkor.verbs import Silent, Verbs, warn_about_globs
 
 __all__ = [
@@ -339,6 +340,9 @@ class TezkorCache(Verbs):
         mine["is_transactional"] = plan.transactional
         mine["delete_many_patterns"] = plan.delete_many_patterns
         mine.update({f"_{name}": getattr(native, name) for name in NATIVE_METHODS})
+        if plan.older is not None:
+            migration = Migration(native, plan.older)
+            mine.update({f"_{name}": getattr(migration, name) for name in Migration.VERBS})
         if plan.timeouts:
             for name, place in TIMEOUT_AT.items():
                 mine[f"_{name}"] = names.with_timeouts(plan.timeouts, mine[f"_{name}"], place)
@@ -361,7 +365,7 @@ class TezkorCache(Verbs):
         arguments.update(version=self.version, validate_key=_warn_about_key)
         if self.key_func is not default_key_func:
             arguments["key_function"] = self.key_func
-        server = plan.server and plan.server.key
+        server = plan.server and (plan.server.key, repr(sorted(plan.server.cache.items())))
         key = (plan.url, server, type(self.version), *arguments.items())
         native = _natives.get(key)
         if native is None:

@@ -51,6 +51,7 @@ class Plan:
     keys: Mapping[str, names.Template] = field(default_factory=dict)
     # The library whose values are read on a miss.
     migrate_from: str | None = None
+    older: foreign.Foreign | None = None
     # What a cache that is not on this machine is on.
     server: servers.Settings | None = None
     mistakes: list[Mistake] = field(default_factory=list)
@@ -121,7 +122,7 @@ def _privacy(result: Plan, test: Mapping[str, bool], region: str | None) -> None
     if result.is_private:
         result.url = "memory://" + private_name(result.url)
         result.arguments["clock"] = "python"
-        result.server = None
+        result.server = result.older = None
     else:
         result.arguments["region"] = region or isolation.own_region()
 
@@ -142,6 +143,14 @@ def _server(result: Plan, kind: str, location: Any, params: Mapping[str, Any]) -
         if name in options:
             settings.explained[name] = "the server has a size of its own"
     result.arguments.pop("decoded_bytes", None)
+    if result.migrate_from is not None and kind == "redis":
+        try:
+            result.older = foreign.on_redis(result.migrate_from, options)
+        except ValueError as error:
+            result.wrong("tezkor.E002", "['OPTIONS']['MIGRATE_FROM']", "cannot be followed", str(error))
+    elif result.migrate_from is not None:
+        hint = "It works with Redis: elsewhere the cache starts cold."
+        result.wrong("tezkor.E002", "['OPTIONS']['MIGRATE_FROM']", f"is not there for {kind}", hint)
     result.server = settings
     result.url = result.region = settings.name
 

@@ -173,6 +173,55 @@ def _sentinel_url(address: Any, kwargs: Mapping[str, Any]) -> str:
     return f"redis://{login}{f'[{host}]' if ':' in str(host) else host}:{port}"
 
 
+def get_redis_connection(alias: str = "default", write: bool = True) -> Any:
+    """A redis-py client of an alias's server, for what a cache does not do: lists, streams, scripts.
+
+    ``write`` is there for those who come from django-redis and has no effect. Raises NotImplementedError for an alias
+    that is not on Redis, ImportError without redis-py.
+    """
+    from django.core.cache import caches
+
+    settings = caches[alias]._plan.server if hasattr(caches[alias], "_plan") else None
+    if settings is None or settings.kind != "redis":
+        raise NotImplementedError(f"CACHES[{alias!r}] is not on Redis, so there is no connection to it")
+    return _clients.get(settings.key) or _client(settings)
+
+
+_clients: dict[Any, Any] = {}
+
+
+def _client(settings: Settings) -> Any:
+    import redis
+    from redis.sentinel import Sentinel
+
+    urls = [_for_redis_py(settings._with_login(url)) for url in settings.locations]
+    times = {
+        "socket_timeout": settings.arguments.get("reply_timeout"),
+        "socket_connect_timeout": settings.arguments.get("connect_timeout"),
+    }
+    if "sentinels" in settings.arguments:
+        addresses = [urlsplit(url) for url in settings.arguments["sentinels"]]
+        sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
+            [(each.hostname, each.port or 26379) for each in addresses],
+            sentinel_kwargs={"password": addresses[0].password, "username": addresses[0].username},
+        )
+        service = urlsplit(urls[0])
+        login = {"username": service.username, "password": service.password}
+        client = sentinel.master_for(service.hostname, db=int(service.path.strip("/") or 0), **login, **times)
+    elif settings.arguments.get("cluster"):
+        client = redis.RedisCluster.from_url(urls[0], **times)
+    else:
+        client = redis.Redis.from_url(urls[0], **times)
+    _clients[settings.key] = client
+    return client
+
+
+def _for_redis_py(url: str) -> str:
+    scheme, colon, rest = url.partition("://")
+    names = {"valkey": "redis", "valkeys": "rediss", "redis+socket": "unix", "valkey+socket": "unix"}
+    return f"{names.get(scheme, scheme)}{colon}{rest}"
+
+
 # Readers of options
 
 

@@ -66,16 +66,18 @@ def tezkor(name: str, location: str, **options: Any) -> Backend:
 
 
 # Django's session backend asks its cache in a sync way in async code, where queries are forbidden.
+ASKED_IN_LOOP = (
+    "test_actual_expiry_async test_cycle_async test_cycle_with_no_session_cache_async test_delete_async "
+    "test_flush_async test_invalid_key_async test_save_async test_save_doesnt_clear_data_async "
+    "test_session_asave_does_not_resurrect_session_logged_out_in_other_context"
+)
+DATABASE_SESSIONS = "CacheDBSessionTests CacheDBSessionWithTimeZoneTests"
 DATABASE_SKIPS = skips(
     "asks the cache synchronously in async code, where no database may be asked",
-    {
-        "CacheDBSessionTests CacheDBSessionWithTimeZoneTests": "test_cycle_with_no_session_cache_async test_delete_async test_flush_async "
-        "test_invalid_key_async test_save_async test_save_doesnt_clear_data_async "
-        "test_session_asave_does_not_resurrect_session_logged_out_in_other_context"
-    },
+    {DATABASE_SESSIONS: ASKED_IN_LOOP},
 ) | skips(
     "counts queries, and each look into this cache is one",
-    {"CacheDBSessionTests CacheDBSessionWithTimeZoneTests": "test_exists_searches_cache_first"},
+    {DATABASE_SESSIONS: "test_exists_searches_cache_first"},
 )
 
 

@@ -6,9 +6,10 @@
 use pyo3::exceptions::{PyConnectionError, PyNotImplementedError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyString};
+use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 use tezkor::store::far::FarStore;
 use tezkor::store::far::loads::{Instead, Load as EngineLoad, Looked};
+use tezkor::store::far::server::Left;
 use tezkor::store::{Store, Write};
 use tezkor::tier::{Phase, Tier};
 use tezkor::{
@@ -699,6 +700,42 @@ impl FarCache {
         let left = self.quiet(py, left)?.flatten().flatten();
         answer.set_item("expires_in", left.map(|left| left.as_secs_f64()))?;
         Ok(answer)
+    }
+
+    /// What is on the server under these very names, which another library gave.
+    #[pyo3(signature = (names, /))]
+    fn raw<'py>(
+        &self,
+        py: Python<'py>,
+        names: Vec<Bound<'py, PyString>>,
+    ) -> PyResult<Vec<Option<Bound<'py, PyBytes>>>> {
+        let names = names.iter().map(terms::text_bytes).collect::<PyResult<Vec<_>>>()?;
+        let wanted: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
+        let found = py.detach(|| self.store.server().get(&wanted));
+        let found = self.quiet(py, found)?.unwrap_or_else(|| vec![None; names.len()]);
+        Ok(found.into_iter().map(|held| held.map(|held| PyBytes::new(py, &held.bytes))).collect())
+    }
+
+    /// Removes what is under these very names; how many there were.
+    #[pyo3(signature = (names, /))]
+    fn remove_raw(&self, py: Python<'_>, names: Vec<Bound<'_, PyString>>) -> PyResult<usize> {
+        let names = names.iter().map(terms::text_bytes).collect::<PyResult<Vec<_>>>()?;
+        let wanted: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
+        let removed = py.detach(|| self.store.server().remove(&wanted));
+        Ok(self.quiet(py, removed)?.map_or(0, |removed| removed.into_iter().filter(|was_there| *was_there).count()))
+    }
+
+    /// How many seconds what is under a full key as its very name lives on: None for ever.
+    #[pyo3(signature = (key, version = None, /))]
+    fn raw_seconds(&self, py: Python<'_>, key: Object<'_>, version: Option<Object<'_>>) -> PyResult<Option<f64>> {
+        let mut full = Vec::new();
+        self.keys.compose(&key, version.as_ref(), &mut full)?;
+        let left = py.detach(|| self.store.server().left(&full));
+        Ok(match self.quiet(py, left)? {
+            Some(Left::Time(left)) => Some(left.as_secs_f64()),
+            Some(Left::Never) => None,
+            Some(Left::Absent) | None => Some(0.0),
+        })
     }
 
     /// What the machine knows of the server.

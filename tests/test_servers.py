@@ -1,0 +1,569 @@
+"""Caches on real servers: settings as Django and django-redis spell them, the whole API, outages, secrets."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings as django_settings
+from django.core.cache import caches
+from django.core.exceptions import ImproperlyConfigured
+from django.test import override_settings
+from test_loads import wait_until
+
+import tezkor
+from tezkor import servers
+from tezkor.backends import MemcachedCache, PyLibMCCache, RedisCache, TezkorCache
+from tezkor.checks import check_settings
+from tezkor.test import clear_caches
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+
+from servers import Servers
+
+SHARED = {"TEST": {"SHARED": True}}
+
+
+@pytest.fixture(scope="module")
+def running() -> Any:
+    with Servers() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def redis(running: Any) -> str:
+    path = running.redis()
+    if path is None:
+        pytest.skip(str(running.missing))
+    return path
+
+
+@pytest.fixture(scope="module")
+def memcached(running: Any) -> str:
+    path = running.memcached()
+    if path is None:
+        pytest.skip(str(running.missing))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def own_regions(tmp_path_factory: Any, monkeypatch: Any) -> None:
+    """What this machine knows of the servers of these tests stays among them."""
+    monkeypatch.setenv("TEZKOR_SHARED_DIRECTORY", str(tmp_path_factory.getbasetemp()))
+
+
+@pytest.fixture(params=["redis", "memcached"])
+def cache(request: Any) -> Any:
+    path = request.getfixturevalue(request.param)
+    if request.param == "redis":
+        made = RedisCache(f"unix://{path}?db=1", {"OPTIONS": SHARED})
+    else:
+        made = MemcachedCache(path, {"OPTIONS": SHARED})
+    clear_caches()
+    return made
+
+
+def is_redis(cache: Any) -> bool:
+    return type(cache) is RedisCache
+
+
+# Settings
+
+
+def read(location: Any, **options: Any) -> servers.Settings:
+    return servers.read("redis", location, options)
+
+
+def test_a_settings_file_of_django_redis_runs_as_it_stands_but_for_the_path():
+    default = read(
+        "redis://127.0.0.1:6379/1",
+        CLIENT_CLASS="django_redis.client.DefaultClient",
+        PASSWORD="s3cret",
+        SOCKET_TIMEOUT=2,
+        SOCKET_CONNECT_TIMEOUT=1,
+        IGNORE_EXCEPTIONS=False,
+        CONNECTION_POOL_KWARGS={"max_connections": 7, "retry_on_timeout": True},
+        SERIALIZER="django_redis.serializers.json.JSONSerializer",
+        COMPRESSOR="django_redis.compressors.zlib.ZlibCompressor",
+    )
+    assert default.arguments == {"reply_timeout": 2.0, "connect_timeout": 1.0, "connections": 7}
+    assert default.cache == {"strict": True}
+    assert default.explained.keys() == {
+        "CONNECTION_POOL_KWARGS['retry_on_timeout']",
+        "SERIALIZER",
+        "COMPRESSOR",
+    }
+    assert "s3cret" not in default.name
+    default.open()
+
+
+@pytest.mark.parametrize(
+    ("location", "options", "url"),
+    [
+        ("redis://h:1/2", {"PASSWORD": "p w"}, "redis://:p%20w@h:1/2"),
+        ("redis://u:x@h", {"PASSWORD": "other"}, "redis://u:x@h"),
+        ("redis://h", {"db": 3}, "redis://h/3"),
+        ("redis://h/4", {"db": 3}, "redis://h/4"),
+        ("unix:///a/b.sock", {"DB": 3, "PASSWORD": "p"}, "unix://:p@/a/b.sock?db=3"),
+    ],
+)
+def test_user_password_and_database_go_where_the_url_says_nothing(location, options, url):
+    settings = read(location, **options)
+    assert [settings._with_login(each) for each in settings.locations] == [url]
+
+
+def test_lists_of_replicas_and_sentinels():
+    for location in ("redis://a:1/0,redis://b:2/0", ["redis://a:1/0", "redis://b:2/0"]):
+        assert read(location, READ_REPLICAS=True).locations == ["redis://a:1/0", "redis://b:2/0"]
+    sentinel = read(
+        "redis://mymaster/0",
+        CLIENT_CLASS="django_redis.client.SentinelClient",
+        SENTINELS=[("10.0.0.1", 26379), "10.0.0.2:26380"],
+        SENTINEL_KWARGS={"password": "p"},
+    )
+    assert sentinel.arguments["sentinels"] == ["redis://:p@10.0.0.1:26379", "redis://10.0.0.2:26380"]
+    sentinel.open()
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"LOCATION": "redis://h:port/0"}, "port"),
+        ({"LOCATION": "http://h"}, "redis://"),
+        ({"LOCATION": ""}, "redis://127.0.0.1:6379/0"),
+        ({"OPTIONS": {"SOCKET_TIMEOUT": "x"}}, "SOCKET_TIMEOUT.*number of seconds"),
+        ({"OPTIONS": {"SOKET_TIMEOUT": 1}}, "SOKET_TIMEOUT.*Did you mean 'SOCKET_TIMEOUT'"),
+        ({"OPTIONS": {"CA_FILE": "/no/such/file"}, "LOCATION": "rediss://h"}, "/no/such/file"),
+        ({"OPTIONS": {"CLIENT_CLASS": "django_redis.client.ShardClient"}}, "Redis Cluster"),
+        ({"OPTIONS": {"CLIENT_CLASS": "django_redis.client.SentinelClient"}}, "SENTINELS"),
+    ],
+)
+def test_wrong_settings_are_told_with_the_fix(entry, said):
+    entry = {"BACKEND": "tezkor.backends.RedisCache", "LOCATION": "redis://h", **entry}
+    entry["OPTIONS"] = {**SHARED, **entry.get("OPTIONS", {})}
+    location = entry.pop("LOCATION")
+    plan = RedisCache.read(location, {name: entry[name] for name in ("OPTIONS",)})
+    texts = " ".join(mistake.sentence("default") for mistake in plan.mistakes)
+    import re
+
+    assert re.search(said, texts), texts
+
+
+def test_options_without_effect_are_explained():
+    from django.core.checks import Info
+
+    entry = {
+        "BACKEND": "tezkor.backends.RedisCache",
+        "LOCATION": "redis://127.0.0.1:1/0",
+        "OPTIONS": {**SHARED, "PARSER_CLASS": "redis.connection.HiredisParser", "CLOSE_CONNECTION": True},
+    }
+    with override_settings(CACHES={"default": entry}):
+        found = [message for message in check_settings() if isinstance(message, Info)]
+    assert {message.id for message in found} == {"tezkor.I002"}
+    assert len(found) == 2
+
+
+def test_under_a_test_runner_a_server_is_private_memory():
+    cache = RedisCache("redis://127.0.0.1:1/0", {})
+    cache.set("k", 1)
+    assert cache.get("k") == 1
+    assert cache.location.startswith("memory://")
+
+
+# The API
+
+
+def test_values_of_every_kind_come_back(cache):
+    values = {
+        "int": 7,
+        "negative": -(2**62),
+        "big": 2**80,
+        "text": "Ünïcode",
+        "none": None,
+        "false": False,
+        "list": [1, {"a": (1, 2)}],
+        "bytes": b"\0\xff" * 1000,
+        "large": "x" * 500_000,
+        "pickled": Path("/tmp"),
+    }
+    assert cache.set_many(values) == []
+    assert cache.get_many(values) == values
+    assert {name: cache.get(name) for name in values} == values
+    cache.delete_many(["int", "text"])
+    assert cache.get_many(["int", "text", "none"]) == {"none": None}
+
+
+def test_counts_and_conditions(cache):
+    assert cache.add("n", 1)
+    assert not cache.add("n", 2)
+    assert cache.incr("n", 41) == 42
+    assert cache.decr("n", 50) == -8
+    assert cache.incr("m", default=10, timeout=60) == 11
+    with pytest.raises(ValueError, match="not found"):
+        cache.incr("missing")
+    cache.set("float", 1.5)
+    assert cache.incr("float") == 2.5
+    cache.set("tagged", 1, tags=["t"])
+    assert cache.incr("tagged") == 2
+    cache.invalidate_tags("t")
+    with pytest.raises(ValueError, match="not found"):
+        cache.incr("tagged")
+
+
+def test_times(cache):
+    cache.set("k", 1, 100)
+    assert 98 <= cache.ttl("k") <= 102
+    assert cache.touch("k", 200)
+    assert 198 <= cache.ttl("k") <= 202
+    assert cache.persist("k")
+    assert cache.ttl("k") is None
+    assert cache.expire("k", 0)
+    assert cache.get("k") is None
+    assert not cache.touch("k")
+
+
+def test_tags_bind_what_machines_share(cache):
+    cache.set_many({"a": 1, "b": 2}, 60, tags=["x", "y"])
+    cache.set("c", 3, tags=["z"])
+    cache.invalidate_tags("y")
+    assert cache.get_many(["a", "b", "c"]) == {"c": 3}
+    cache.set("a", 4, tags=["y"])
+    assert cache.get("a") == 4
+
+
+def test_patterns_where_the_server_can_list(cache):
+    cache.set_many({"list:1": 1, "list:2": 2, "other": 3})
+    if not is_redis(cache):
+        with pytest.raises(NotImplementedError, match="cannot list its keys"):
+            cache.keys("*")
+        with pytest.raises(NotImplementedError, match="cannot list its keys"):
+            cache.delete_pattern("list:*")
+        return
+    assert sorted(cache.keys("list:*")) == ["list:1", "list:2"]
+    assert cache.delete_pattern("list:*") == 2
+    assert sorted(cache.iter_keys("*")) == ["other"]
+
+
+def test_one_run_per_load(cache):
+    runs = []
+
+    def loader() -> str:
+        runs.append(1)
+        time.sleep(0.1)
+        return "loaded"
+
+    with ThreadPoolExecutor(16) as pool:
+        found = [
+            each.result(10) for each in [pool.submit(cache.get_or_set, "k", loader, 60) for _ in range(16)]
+        ]
+    assert found == ["loaded"] * 16
+    assert len(runs) == 1
+    assert cache.get_or_set("k", loader) == "loaded"
+    assert cache.get_many_or_set(["k", "m"], lambda missing: dict.fromkeys(missing, "many")) == {
+        "k": "loaded",
+        "m": "many",
+    }
+
+
+@pytest.mark.parametrize("change", ["set", "delete", "tag", "clear"])
+def test_what_overtakes_a_load_is_not_covered_up(cache, change):
+    def loader() -> str:
+        {
+            "set": lambda: cache.set("k", "newer", 60),
+            "delete": lambda: cache.delete("k"),
+            "tag": lambda: cache.invalidate_tags("t"),
+            "clear": cache.clear,
+        }[change]()
+        return "too old"
+
+    assert cache.get_or_set("k", loader, 60, tags=["t"]) == "too old"
+    assert cache.get("k") == ("newer" if change == "set" else None)
+    with cache.load("b") as block:
+        assert block.missing
+        if change != "tag":
+            {
+                "set": lambda: TezkorCache.set(cache, "x", 1),
+                "delete": lambda: cache.delete("b"),
+                "clear": cache.clear,
+            }[change]()
+        cache.set("b", "of the block", 60, tags=["t"])
+    assert cache.get("b") == ("of the block" if change in ("set", "tag") else None)
+
+
+def test_a_stale_value_is_served_while_one_loads(cache):
+    cache.set("k", "old", 0.01, stale=60)
+    time.sleep(0.05)
+    assert cache.get("k") is None
+
+    def failing() -> None:
+        raise RuntimeError
+
+    assert cache.get_or_set("k", failing, 60, stale=60) == "old"
+    assert cache.get_or_set("other", lambda: "new", 60, stale=60) == "new"
+
+
+def test_locks_and_limits(cache):
+    with cache.lock("door", timeout=10) as lock:
+        assert not cache.lock("door").acquire(blocking=False)
+        cache.clear() if is_redis(cache) else None
+        assert lock.owned()
+        first = lock.token
+    with cache.lock("door", timeout=10) as lock:
+        assert lock.token > first
+    assert [bool(cache.rate_limit("ip", 2, 60)) for _ in range(3)] == [True, True, False]
+    assert cache.rate_limit("ip", 5, 3600)
+
+
+def test_async_forms(cache):
+    async def scene() -> Any:
+        await cache.aset("k", 1, tags=["t"])
+        assert await cache.aincr("k") == 2
+        assert await cache.aget_many(["k", "x"]) == {"k": 2}
+        await cache.ainvalidate_tags("t")
+        return await asyncio.gather(*(cache.aget_or_set("k", lambda: "loaded", 60) for _ in range(8)))
+
+    assert asyncio.run(scene()) == ["loaded"] * 8
+
+
+def test_prefixes_and_versions_are_apart(redis):
+    one = RedisCache(f"unix://{redis}?db=1", {"KEY_PREFIX": "one", "OPTIONS": SHARED})
+    two = RedisCache(f"unix://{redis}?db=1", {"KEY_PREFIX": "two", "OPTIONS": SHARED})
+    one.set("k", 1)
+    two.set("k", 2)
+    one.set("k", 3, version=2)
+    assert (one.get("k"), two.get("k"), one.get("k", version=2)) == (1, 2, 3)
+    one.clear_prefix()
+    assert (one.get("k"), two.get("k")) == (None, 2)
+
+
+# What leaves the machine
+
+
+def test_an_unsigned_pickle_is_never_read(redis, caplog):
+    """Whoever can write to the server could run code here."""
+    import redis as client
+
+    cache = RedisCache(f"unix://{redis}?db=1", {"OPTIONS": SHARED})
+    clear_caches()
+    cache.set("signed", Path("/tmp"))
+    cache.set("plain", [1, 2])
+    connection = client.Redis(unix_socket_path=redis, db=1)
+    [signed] = [name for name in connection.scan_iter() if b"signed" in name]
+    for name in list(connection.scan_iter()):
+        raw = connection.get(name)
+        assert raw is not None
+        moved = name.replace(b":1:signed", b":1:moved").replace(b":1:plain", b":1:moved")
+        connection.set(moved, raw)
+        assert cache.get("moved") is None
+    raw = bytearray(connection.get(signed) or b"")
+    for place in range(len(raw)):
+        changed = bytes(raw[:place]) + bytes([raw[place] ^ 1]) + bytes(raw[place + 1 :])
+        connection.set(signed, changed)
+        assert cache.get("signed") is None, place
+    connection.set(signed, bytes(raw))
+    assert cache.get("signed") == Path("/tmp")
+    with override_settings(SECRET_KEY="another", SECRET_KEY_FALLBACKS=[]):
+        other = RedisCache(f"unix://{redis}?db=1", {"OPTIONS": {**SHARED, "JITTER": 0.1}})
+        assert other.get("signed") is None
+
+
+# From another library
+
+
+@pytest.mark.parametrize("library", ["django", "django-redis"])
+def test_what_another_library_left_is_read_until_it_is_replaced(redis, library):
+    """A site that switches during a deploy: old workers go on beside new ones."""
+    backend = "django.core.cache.backends.redis" if library == "django" else "django_redis.cache"
+    entry = {"BACKEND": f"{backend}.RedisCache", "LOCATION": f"unix://{redis}?db=5", "KEY_PREFIX": "shop"}
+    ours = {
+        **entry,
+        "BACKEND": "tezkor.backends.RedisCache",
+        "OPTIONS": {**SHARED, "MIGRATE_FROM": library},
+    }
+    with override_settings(CACHES={"default": ours, "old": entry}):
+        old, new = caches["old"], caches["default"]
+        for each in (old, new):
+            each.clear()
+        old.set_many({"text": "x" * 3000, "number": 7, "list": [1, None], "none": None})
+        assert new.get("text") == "x" * 3000
+        assert new.get_many(["number", "list", "none", "missing"]) == {
+            "number": 7,
+            "list": [1, None],
+            "none": None,
+        }
+        assert "list" in new
+        assert not new.add("number", 8)
+        assert new.incr("number") == 8
+        assert old.get("number") is None
+        assert new.get_or_set("text", lambda: "loaded") == "x" * 3000
+        new.set("text", "ours")
+        assert old.get("text") is None
+        old.set("text", "of an old worker")
+        assert new.get("text") == "ours"
+        assert new.delete("list")
+        assert old.get("list") is None
+        assert new.get("list", "gone") == "gone"
+        old.set("t", 1, 5)
+        assert new.touch("t", 100)
+        assert 90 < new.ttl("t") <= 100
+        messages = [message.id for message in check_settings()]
+        assert "tezkor.W006" in messages
+
+
+def test_a_client_of_redis_py_for_what_a_cache_does_not_do(redis):
+    entry = {
+        "BACKEND": "tezkor.backends.RedisCache",
+        "LOCATION": f"unix://{redis}",
+        "OPTIONS": {**SHARED, "DB": 6},
+    }
+    local = {"BACKEND": "tezkor.backends.TezkorCache"}
+    with override_settings(CACHES={"default": entry, "local": local}):
+        client = tezkor.get_redis_connection()
+        client.rpush("a list", 1, 2)
+        assert client.llen("a list") == 2
+        assert client.connection_pool.connection_kwargs["db"] == 6
+        client.delete("a list")
+        assert tezkor.get_redis_connection("default") is client
+        with pytest.raises(NotImplementedError, match="local"):
+            tezkor.get_redis_connection("local")
+
+
+# Outages
+
+
+def started(path: Path) -> subprocess.Popen[bytes]:
+    options = [
+        "--port",
+        "0",
+        "--unixsocket",
+        str(path),
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+        "--dir",
+        str(path.parent),
+    ]
+    process = subprocess.Popen(
+        ["redis-server", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    wait_until(path.exists, 10)
+    return process
+
+
+def test_a_server_that_is_killed_is_missed_and_used_again(tmp_path, redis, caplog):
+    path = tmp_path / "own.sock"
+    process = started(path)
+    try:
+        cache = RedisCache(f"unix://{path}", {"OPTIONS": SHARED})
+        strict = RedisCache(f"unix://{path}", {"OPTIONS": {**SHARED, "STRICT": True}})
+        wait_until(lambda: cache.set("k", 1) or cache.get("k") == 1, 5)
+        with caplog.at_level(logging.WARNING, "tezkor"):
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            for _ in range(20):
+                assert cache.get("k", "default") == "default"
+                assert cache.get_many(["k"]) == {}
+                cache.set("k", 2)
+                assert cache.delete("k") is False
+                assert cache.get_or_set("k", lambda: "loaded") == "loaded"
+                cache.invalidate_tags("t")
+            for call in (
+                lambda: cache.add("a", 1),
+                lambda: cache.incr("a"),
+                lambda: cache.lock("l").acquire(),
+            ):
+                with pytest.raises(ConnectionError, match="redis at"):
+                    call()
+            with pytest.raises(ConnectionError, match="redis at"):
+                strict.get("k")
+        assert len([record for record in caplog.records if "does without" in record.message]) == 1
+        path.unlink(missing_ok=True)
+        process = started(path)
+        wait_until(lambda: cache.set("k", 3) or cache.get("k") == 3, 2)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_wrong_password_says_so_and_is_nowhere_in_what_is_said(tmp_path, caplog):
+    path = tmp_path / "secret.sock"
+    options = ["--port", "0", "--unixsocket", str(path), "--save", "", "--requirepass", "right"]
+    process = subprocess.Popen(
+        ["redis-server", *options, "--dir", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(path.exists, 10)
+        cache = RedisCache(f"unix://:hunter2@{path}", {"OPTIONS": SHARED})
+        with caplog.at_level(logging.WARNING, "tezkor"):
+            for _ in range(5):
+                assert cache.get("k") is None
+        assert "password" in caplog.text
+        assert "hunter2" not in caplog.text + repr(cache) + cache.location + str(cache.stats())
+        good = RedisCache(f"unix://{path}", {"OPTIONS": {**SHARED, "PASSWORD": "right", "STRICT": True}})
+        wait_until(lambda: _works(good), 3)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _works(cache: Any) -> bool:
+    try:
+        cache.set("k", 1)
+        return bool(cache.get("k") == 1)
+    except ConnectionError:
+        return False
+
+
+def test_an_unreachable_host_does_not_hold_up_the_start():
+    started = time.monotonic()
+    cache = RedisCache("redis://127.0.0.1:1/0", {"OPTIONS": SHARED})
+    assert cache.get("k") is None
+    assert time.monotonic() - started < 2
+
+
+def test_placement_of_pylibmc_and_of_pymemcache(memcached):
+    for backend, placement in ((MemcachedCache, None), (PyLibMCCache, "modula")):
+        plan = backend.read(memcached, {"OPTIONS": SHARED})
+        assert plan.server is not None
+        assert plan.server.arguments.get("placement") == placement
+    with pytest.raises(ImproperlyConfigured, match="PLACEMENT"):
+        MemcachedCache(memcached, {"OPTIONS": {**SHARED, "hasher": object()}}).get("k")
+
+
+def test_a_load_of_another_process_is_waited_for(redis, tmp_path):
+    """Another worker of this machine runs the loader, and this one finds what it brought."""
+    code = f"""
+import os, sys, time
+sys.path.insert(0, {str(Path(tezkor.__file__).parent.parent)!r})
+from django.conf import settings
+entry = {{"BACKEND": "tezkor.backends.RedisCache", "LOCATION": "unix://{redis}?db=1"}}
+entry["OPTIONS"] = {{"REGION": "waited"}}
+settings.configure(SECRET_KEY={django_settings.SECRET_KEY!r}, CACHES={{"default": entry}}, INSTALLED_APPS=["tezkor"])
+import django; django.setup()
+from django.core.cache import cache
+def slow():
+    print("begun", flush=True)
+    time.sleep(1)
+    return "of the other"
+cache.get_or_set("waited", slow, 60)
+"""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "DJANGO"))}
+    other = subprocess.Popen([sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "begun\n"
+    cache = RedisCache(f"unix://{redis}?db=1", {"OPTIONS": {**SHARED, "REGION": "waited"}})
+    assert cache.get_or_set("waited", lambda: "own", 60) == "of the other"
+    other.communicate(timeout=10)
+    assert other.returncode == 0
