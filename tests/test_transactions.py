@@ -20,7 +20,7 @@ from django.urls import path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tezkor import _native, transactions
+from tezkor import _native, births, transactions
 from tezkor.backends import TezkorCache
 
 SOAK = os.environ.get("SOAK") == "1"
@@ -403,14 +403,14 @@ def test_the_wrapper_that_notes_first_queries_is_installed_once(databases):
         transactions.install()
         connections["first"].close()
         query("first")
-    assert connections["first"].execute_wrappers.count(transactions._note) == 1
+    assert connections["first"].execute_wrappers.count(births._note) == 1
 
 
 def test_a_transaction_that_was_under_way_before_the_wrapper_came_is_as_old_as_can_be(cache):
     cache.delete("k")
     with transaction.atomic():
         query()
-        connection.execute_wrappers.remove(transactions._note)
+        connection.execute_wrappers.remove(births._note)
         connection.run_on_commit = []
         elsewhere(transactions.install)
         fill(cache)
