@@ -1,14 +1,18 @@
 """Atomic blocks: which database connections of the running thread are in one, and where in their hooks ours belong.
 
-It never opens a connection, and runs no query.
+A coroutine that ``async_to_sync`` runs has those of the thread that waits for it, since that is where the ORM goes back
+to. It never opens a connection, and runs no query.
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
+from asyncio import _get_running_loop
 from collections.abc import Iterable
 from typing import Any
 
+from asgiref.sync import AsyncToSync, SyncToAsync
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
@@ -17,9 +21,26 @@ from django.db import connections
 _storage = getattr(connections._connections, "_storage", None)
 _is_plain = type(_storage) is threading.local
 
+# The connections of all threads, by their id.
+_known: dict[int, weakref.ref[Any]] = {}
+
+
+def know(connection: Any) -> None:
+    """Has coroutines find a connection that was opened."""
+    place = id(connection)
+
+    def forget(reference: weakref.ref[Any]) -> None:
+        if _known.get(place) is reference:
+            del _known[place]
+
+    _known[place] = weakref.ref(connection, forget)
+
 
 def connections_here() -> Iterable[Any]:
-    """The connections that the running thread has made so far."""
+    """The connections that the running thread has made so far; in a coroutine, those that its transaction is on."""
+    # That nobody is in a transaction at all is seen first: asgiref takes microseconds to say who waits.
+    if _get_running_loop() is not None and is_any_open() and (theirs := _connections_of_who_waits()):
+        return theirs
     mine = _storage.__dict__ if _is_plain else None
     if mine is not None and "cvar" not in mine:
         return mine.values()
@@ -28,6 +49,37 @@ def connections_here() -> Iterable[Any]:
     except ImproperlyConfigured:
         return ()  # no settings: no databases
     return found
+
+
+def is_any_open() -> bool:
+    """Whether any thread is in a transaction, a TestCase's own included."""
+    for reference in tuple(_known.values()):
+        connection = reference()
+        if connection is not None and connection.in_atomic_block:
+            return True
+    return False
+
+
+def _connections_of_who_waits() -> list[Any]:
+    """Those of the thread that waits for the running coroutine, if one of them is in a transaction."""
+    thread = _who_waits()
+    known = [reference() for reference in tuple(_known.values())]
+    theirs = [
+        connection for connection in known if connection is not None and connection._thread_ident == thread
+    ]
+    return theirs if any(connection.in_atomic_block for connection in theirs) else []
+
+
+def _who_waits() -> int | None:
+    """The thread that called the running coroutine by ``async_to_sync``; that of ``SyncToAsync.__call__``."""
+    executor = getattr(AsyncToSync.executors, "current", None)
+    if executor is None and SyncToAsync.thread_sensitive_context.get(None) is None:
+        executor = AsyncToSync.loop_thread_executors.get(_get_running_loop())  # type: ignore[arg-type]
+    # One that has returned waits no more: the task has outlived its caller.
+    while executor is not None and getattr(executor, "_broken", False):
+        executor = getattr(executor, "_old_executor", None)
+    thread = getattr(executor, "_work_thread", None)
+    return None if thread is None else thread.ident
 
 
 def is_open() -> bool:

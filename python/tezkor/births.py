@@ -17,7 +17,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 from django.db.transaction import Atomic
 
-from tezkor.atomic import block_of, connections_here
+from tezkor.atomic import block_of, connections_here, know
 
 # True while some transaction of this process has had its first query.
 open_births: dict[int, None] = {}
@@ -99,6 +99,7 @@ def _keep(connection: Any, births: Births) -> None:
 
 
 def _watch(*, connection: Any, **kwargs: Any) -> None:
+    know(connection)
     if _note in connection.execute_wrappers:
         return
     connection.execute_wrappers.insert(0, _note)

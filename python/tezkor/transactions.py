@@ -12,14 +12,12 @@ rolled back.
 4. A load inside a transaction is as old as the transaction's first query, since its snapshot may be: an execute
    wrapper notes the logical times then, in the list of hooks itself, which ends with the transaction.
 
-A TestCase's own atomic blocks count as none. ``set_autocommit(False)`` by hand has no hooks: calls act at once. So do
-calls of a coroutine that ``async_to_sync`` runs inside a block: its thread has connections of its own.
+A TestCase's own atomic blocks count as none. ``set_autocommit(False)`` by hand has no hooks: calls act at once.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -46,7 +44,8 @@ logger = logging.getLogger("tezkor")
 # For `drivers`.
 _initialised = atomic.connections_here
 
-_here = threading.local()
+# What the transactions of a connection have changed, in its dictionary.
+CHANGED = "_tezkor_transaction"
 
 
 def invalidate(
@@ -170,6 +169,7 @@ class Transaction:
         for (connection, block), sids in zip(found, savepoints, strict=True):
             if not any(reference() is connection and block is known for reference, known in self.blocks):
                 self.blocks.append((weakref.ref(connection), block))
+                connection.__dict__[CHANGED] = weakref.ref(self)
             entry = Entry(batch)
             connection.run_on_commit.insert(
                 atomic.place_of_hook(connection, block, Entry), (set(sids), entry.run, False)
@@ -279,7 +279,6 @@ def _leave(cache: Any, change: Change) -> None:
     transaction = current()
     if transaction is None:
         transaction = Transaction()
-        _here.transaction = weakref.ref(transaction)
     if cache.is_transactional:
         savepoints = [tuple(connection.savepoint_ids) for connection, _ in found]
     else:
@@ -291,18 +290,19 @@ def _leave(cache: Any, change: Change) -> None:
 
 def current() -> Transaction | None:
     """What the transactions that are open in this thread have changed, if anything."""
-    reference = getattr(_here, "transaction", None)
-    if reference is None:
-        return None
-    transaction: Transaction | None = reference()
-    if transaction is not None and transaction.is_counted:
-        if transaction.is_open():
-            if transaction.is_rewound:
-                transaction.rewind()
-            return transaction
-        # In a TestCase the hooks stay when the block has ended.
-        transaction.close()
-    _here.transaction = None
+    for connection in atomic.connections_here():
+        reference = connection.__dict__.get(CHANGED)
+        if reference is None:
+            continue
+        transaction: Transaction | None = reference()
+        if transaction is not None and transaction.is_counted:
+            if transaction.is_open():
+                if transaction.is_rewound:
+                    transaction.rewind()
+                return transaction
+            # In a TestCase the hooks stay when the block has ended.
+            transaction.close()
+        connection.__dict__.pop(CHANGED, None)
     return None
 
 
