@@ -7,6 +7,7 @@ import os
 import sys
 import textwrap
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -86,6 +87,11 @@ def query(using="default"):
         cursor.execute("select 1")
 
 
+def first_change():
+    """The first change of the first batch that waits for the commit."""
+    return next(iter(connection.run_on_commit[0][1].__self__.batch.changes.values()))
+
+
 # By default: at once, and again at the commit
 
 
@@ -162,8 +168,7 @@ def test_a_hook_that_cannot_do_its_work_keeps_nobody_from_theirs(cache, monkeypa
         elsewhere(cache.set, "l", "old")
         cache.delete("l")
         transaction.on_commit(lambda: seen.append(1))
-        batch = connection.run_on_commit[0][1].__self__.batch
-        batch.changes[0].act = lambda: 1 / 0
+        first_change().act = lambda: 1 / 0
     assert seen == [1]
     assert cache.get("l") is None
     assert "could not be done at its commit" in caplog.text
@@ -236,7 +241,7 @@ def test_a_set_that_fails_at_the_commit_leaves_nothing_of_before(late, caplog):
     late.set("k", "old")
     with transaction.atomic():
         late.set("k", "new")
-        connection.run_on_commit[0][1].__self__.batch.changes[0].act = lambda: 1 / 0
+        first_change().act = lambda: 1 / 0
     assert late.get("k") is None
     assert "could not be done at its commit" in caplog.text
 
@@ -276,6 +281,92 @@ def test_many_changes_are_one_hook(cache, late):
             late.set(f"k{number}", number)
         assert len(connection.run_on_commit) == 2
         assert [late.get(f"k{number}") for number in range(2000)] == list(range(2000))
+
+
+def counted(cache, name):
+    """A list that grows with each call of a native method."""
+    calls = []
+    method = getattr(cache, name)
+
+    def call(*args):
+        calls.append(args)
+        return method(*args)
+
+    setattr(cache, name, call)
+    return calls
+
+
+def test_a_pattern_that_is_deleted_again_and_again_is_deleted_once_at_the_commit(cache, late):
+    """Each call read the whole LOCATION twice, and each was done again at the commit: 200 of them in one transaction,
+    with 100 000 keys there, took a minute."""
+    cache.set("user:1", 1)
+    for each, at_once in ((cache, 3), (late, 0)):
+        scans, deletions = counted(each, "_keys"), counted(each, "_delete_pattern")
+        with transaction.atomic():
+            for _ in range(3):
+                each.delete_pattern("user:*")
+            assert len(deletions) == at_once
+            assert scans == []
+        assert len(deletions) == at_once + 1
+
+
+def test_what_is_invalidated_again_after_it_was_set_is_gone_after_the_commit(late):
+    for invalidate in (
+        lambda: late.delete("k"),
+        lambda: late.delete_pattern("k*"),
+        lambda: late.invalidate_tags("t"),
+        late.clear,
+        late.clear_prefix,
+    ):
+        with transaction.atomic():
+            invalidate()
+            late.set("k", 1, tags=["t"])
+            assert late.get("k") == 1
+            invalidate()
+            assert late.get("k") is None
+        assert late.get("k") is None
+
+
+def test_a_key_is_matched_with_each_pattern_once(late):
+    """With 1000 patterns each read of another key took 4 ms."""
+    late.set("k2", 1)
+    matched = counted(late, "_matches")
+    with transaction.atomic():
+        late.set("k1", 1)
+        for number in range(100):
+            late.delete_pattern(f"other{number}*")
+        late.delete_pattern("*1")
+        late.delete_pattern("k?x")
+        del matched[:]
+        for _ in range(3):
+            assert late.get_many(["k1", "k2", "k3"]) == {"k2": 1}
+        # Those that begin otherwise are not looked at.
+        assert sorted(args[:2] for args in matched) == sorted(
+            (pattern, f":1:k{number}") for pattern in ("*1", "k?x") for number in (1, 2, 3)
+        )
+        late.set("k1", 2)
+        late.delete_pattern("k1")
+        assert late.get("k1") is None
+        late.set("k1", 3)
+        assert late.get("k1") == 3
+
+
+def test_what_a_transaction_does_costs_the_same_however_much_it_has_done(late):
+    """Each invalidation of a tag walked over all own keys: 1600 sets with as many invalidations took 125 us each."""
+
+    def work(calls):
+        started = time.thread_time()
+        with transaction.atomic():
+            for number in range(calls):
+                late.set(f"k{number}", number, tags=[f"t{number}"])
+                late.invalidate_tags(f"u{number}")
+                late.delete_pattern(f"x{number}*")
+                late.get("other")
+        return (time.thread_time() - started) / calls
+
+    late.clear()
+    few = min(work(100) for _ in range(5))
+    assert work(1600) < 4 * few
 
 
 def test_add_touch_and_incr_go_on_from_what_the_transaction_has_changed(late):

@@ -9,6 +9,7 @@ methods, copied from a table of the process; the store behind it is opened once 
 from __future__ import annotations
 
 import gc
+import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -143,7 +144,7 @@ class TezkorCache(Verbs):
         if self.is_transactional and self._defer(data, timeout, version, tags, stale):
             return []
         failed = self._set_many(data, timeout, version, tags, stale)
-        self._remember(data, timeout, version, tags)
+        self._remember(data, timeout, version, tags, stale)
         return failed
 
     def add(
@@ -166,7 +167,7 @@ class TezkorCache(Verbs):
         tags = tags and list(tags)
         added = self._add(key, value, timeout, version, tags, stale)
         if added:
-            self._remember({key: value}, timeout, version, tags)
+            self._remember({key: value}, timeout, version, tags, stale)
         return added
 
     def touch(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> bool:
@@ -175,10 +176,12 @@ class TezkorCache(Verbs):
             return self._touch(key, timeout, version)
         there = bool(held) if self.is_transactional else self._touch(key, timeout, version)
         if held:
-            lasting = self.lasting(timeout)
-            if lasting is not None and lasting is not DEFAULT_TIMEOUT and lasting <= 0:
-                held = (None, None)
-            self._change_own(key, version, held, partial(self._touch, key, timeout, version))
+            seconds = self._seconds(timeout)
+            since = held.since if self.is_transactional else time.monotonic()
+            own = (
+                None if seconds is not None and seconds <= 0 else held._replace(timeout=seconds, since=since)
+            )
+            self._change_own(key, version, own, partial(self._touch, key, timeout, version))
         return there
 
     def delete(self, key: Any, version: Any = None) -> bool:
@@ -234,10 +237,11 @@ class TezkorCache(Verbs):
             return self._incr(key, delta, version)
         if not held:
             raise ValueError(f"Key '{key}' not found")
-        data, tags = held
-        value = _native.decode(data) + delta if self.is_transactional else self._incr(key, delta, version)
+        value = (
+            _native.decode(held.data) + delta if self.is_transactional else self._incr(key, delta, version)
+        )
         again = partial(self._incr, key, delta, version)
-        self._change_own(key, version, (_native.encode(value), tags), again)
+        self._change_own(key, version, held._replace(data=_native.encode(value)), again)
         return value
 
     def decr(

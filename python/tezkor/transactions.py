@@ -25,7 +25,7 @@ from typing import Any
 from tezkor import _native, atomic
 from tezkor.atomic import is_open
 from tezkor.births import birth, install, open_births
-from tezkor.changes import Change, View, Written
+from tezkor.changes import Change, Pattern, View, Written
 
 __all__ = [
     "Written",
@@ -44,6 +44,10 @@ logger = logging.getLogger("tezkor")
 # For `drivers`.
 _initialised = atomic.connections_here
 
+# Of the table in a region, which has 256 places, or 32 if it is small.
+MOST_INTENTS = 32
+# What an intent for everything is wider than.
+WIDTHS = {"": 0, "prefix": 1, "location": 2}
 # What the transactions of a connection have changed, in its dictionary.
 CHANGED = "_tezkor_transaction"
 
@@ -54,15 +58,15 @@ def invalidate(
     full_keys: Iterable[str] = (),
     tags: Iterable[str] = (),
     everything: str = "",
-    fits: Callable[[str], bool] | None = None,
+    pattern: Pattern | None = None,
 ) -> None:
-    """Acts, as the open transactions of this thread ask for; ``fits`` says which full keys a pattern is about."""
+    """Acts, as the open transactions of this thread ask for."""
     if not is_open():
         act()
         return
     if not cache.is_transactional:
         act()
-    _leave(cache, Change(cache, act, tuple(full_keys), frozenset(tags), everything, fits))
+    _leave(cache, Change(cache, act, tuple(full_keys), frozenset(tags), everything, pattern))
 
 
 def write(
@@ -85,24 +89,20 @@ def write(
 
 def remember(cache: Any, values: Callable[[], Written]) -> None:
     """Has own reads see what was set at once after this transaction had invalidated it."""
-    transaction = current()
-    view = transaction.views.get(cache.location) if transaction is not None else None
+    view = view_of(cache)
     if view is not None:
         native = cache._get.__self__
-        for full_key, (data, tags) in values().items():
-            if view.says(native, full_key) is not None:
-                view.set(full_key, data, tags, native)
+        for full_key, own in values().items():
+            if view.is_changed(native, full_key):
+                view.set(full_key, own, native)
 
 
 def has_invalidated(cache: Any, tags: Iterable[str], full_key: str | None = None) -> bool:
     """Whether the open transactions of this thread have changed the key, or invalidated one of the tags."""
-    if _native.open_transactions(0) <= 0:
-        return False
-    transaction = current()
-    view = transaction.views.get(cache.location) if transaction is not None else None
+    view = view_of(cache)
     if view is None:
         return False
-    is_changed = full_key is not None and view.says(cache._get.__self__, full_key) is not None
+    is_changed = full_key is not None and view.is_changed(cache._get.__self__, full_key)
     return is_changed or view.is_emptied or not view.tags.isdisjoint(tags)
 
 
@@ -111,13 +111,17 @@ def open_changes() -> int:
     return _native.open_transactions(0)
 
 
-def held(cache: Any, full_key: str) -> Any:
-    """What own reads are told of a key that the open transactions of this thread have changed: the encoded value
-    and the tags; False: that it is not there; None: they have not changed it."""
+def view_of(cache: Any) -> View | None:
+    """What the open transactions of this thread have changed in a cache; None: nothing."""
     transaction = current() if open_changes() > 0 else None
-    view = transaction.views.get(cache.location) if transaction is not None else None
-    said = None if view is None else view.says(cache._get.__self__, full_key)
-    return said if view is None or not said else view.keys[full_key][:2]  # type: ignore[index]
+    return None if transaction is None else transaction.views.get(cache.location)
+
+
+def held(cache: Any, full_key: str) -> Any:
+    """What the open transactions of this thread have made of a key: what it was set to; False: it is not there; None:
+    they have not changed it."""
+    view = view_of(cache)
+    return None if view is None else view.find(cache._get.__self__, full_key)
 
 
 class Transaction:
@@ -129,6 +133,7 @@ class Transaction:
         # The batches of those whose order does not matter.
         self.unordered: dict[Any, weakref.ref[Batch]] = {}
         self.views: dict[str, View] = {}
+        self.unfinished = 0
         self.is_rewound = False
         self.is_counted = True
         _native.set_transaction_hook(_hook)
@@ -166,6 +171,7 @@ class Transaction:
         ):
             return batch
         batch = Batch(self, signature, is_ordered)
+        self.unfinished += 1
         for (connection, block), sids in zip(found, savepoints, strict=True):
             if not any(reference() is connection and block is known for reference, known in self.blocks):
                 self.blocks.append((weakref.ref(connection), block))
@@ -186,7 +192,7 @@ class Transaction:
         self.batches = [reference for reference, _ in left]
         self.views = {}
         for _, batch in left:
-            for change in batch.changes:
+            for change in batch.changes.values():
                 self.view(change.place).apply(change)
 
     def view(self, place: str) -> View:
@@ -205,28 +211,31 @@ class Batch:
         self.transaction = transaction
         self.signature = signature
         self.is_ordered = is_ordered
-        self.changes: list[Change] = []
-        self.known: set[Any] = set()
-        self.intents: list[tuple[Any, list[int]]] = []
+        # By signature, in the order in which they are done.
+        self.changes: dict[Any, Change] = {}
+        self.intents: dict[int, Intents] = {}
         self.pending = len(signature)
         self.is_untouched = True
         self.is_torn = False
+        self.is_finished = False
 
     def add(self, change: Change, cache: Any) -> None:
         signature = change.signature()
-        if signature is not None and signature in self.known:
-            if not self.is_ordered:
-                return
+        if signature not in self.changes:
+            intents = self.intents.get(id(change.native))
+            if intents is None:
+                intents = self.intents[id(change.native)] = Intents(cache)
+            intents.add(change)
+        elif self.is_ordered:
+            # What the earlier one would do is done by this one; it comes after what was set in between.
+            del self.changes[signature]
         else:
-            pattern = "prefix" if change.fits is not None else ""
-            intents = cache._intend(list(change.full_keys), list(change.tags), change.everything or pattern)
-            self.intents.append((cache._forget, intents))
-            self.known.add(signature)
-        self.changes.append(change)
+            return
+        self.changes[signature] = change
 
     def commit(self) -> None:
         is_last = self.pending == 0
-        for change in self.changes:
+        for change in list(self.changes.values()):
             try:
                 change.commit(is_last and not self.is_torn)
             except Exception:
@@ -243,12 +252,45 @@ class Batch:
             self.finish()
 
     def finish(self) -> None:
-        for forget, intents in self.intents:
-            forget(intents)
-        self.intents = []
-        batches = [reference() for reference in self.transaction.batches]
-        if not any(batch is not None and batch.pending for batch in batches):
-            self.transaction.close()
+        for intents in self.intents.values():
+            intents.forget()
+        if not self.is_finished:
+            self.is_finished = True
+            self.transaction.unfinished -= 1
+            if self.transaction.unfinished == 0:
+                self.transaction.close()
+
+
+class Intents:
+    """What is written into the region of what a batch is about to do there.
+
+    The table has room for few, and a batch of many changes leaves one for the whole prefix.
+    """
+
+    def __init__(self, cache: Any) -> None:
+        self._intend, self._forget = cache._intend, cache._forget
+        self.ids: list[int] = []
+        self.names: set[tuple[str, str]] = set()
+        self.everything = ""
+
+    def add(self, change: Change) -> None:
+        everything = change.everything or ("prefix" if change.pattern is not None else "")
+        keys = [key for key in change.full_keys if ("key", key) not in self.names]
+        tags = [tag for tag in change.tags if ("tag", tag) not in self.names]
+        if len(self.names) + len(keys) + len(tags) > MOST_INTENTS:
+            everything = everything or "prefix"
+        if WIDTHS[everything] > WIDTHS[self.everything]:
+            narrower, self.ids = self.ids, self._intend([], [], everything)
+            self._forget(narrower)
+            self.everything = everything
+        elif not self.everything and (keys or tags):
+            self.ids += self._intend(keys, tags, "")
+            self.names.update(("key", key) for key in keys)
+            self.names.update(("tag", tag) for tag in tags)
+
+    def forget(self) -> None:
+        self._forget(self.ids)
+        self.ids = []
 
 
 class Entry:
@@ -276,20 +318,26 @@ class Entry:
 
 def _leave(cache: Any, change: Change) -> None:
     found = atomic.open_blocks()
-    transaction = current()
-    if transaction is None:
-        transaction = Transaction()
+    transaction = _open_transaction() or Transaction()
     if cache.is_transactional:
         savepoints = [tuple(connection.savepoint_ids) for connection, _ in found]
     else:
         # What a savepoint that was rolled back has left is done again for nothing.
         savepoints = [atomic.savepoints_of(connection, block) for connection, block in found]
     transaction.batch(found, savepoints, cache.is_transactional).add(change, cache)
-    transaction.view(change.place).apply(change)
+    if not transaction.is_rewound:  # the next read sees to it
+        transaction.view(change.place).apply(change)
 
 
 def current() -> Transaction | None:
     """What the transactions that are open in this thread have changed, if anything."""
+    transaction = _open_transaction()
+    if transaction is not None and transaction.is_rewound:
+        transaction.rewind()
+    return transaction
+
+
+def _open_transaction() -> Transaction | None:
     for connection in atomic.connections_here():
         reference = connection.__dict__.get(CHANGED)
         if reference is None:
@@ -297,8 +345,6 @@ def current() -> Transaction | None:
         transaction: Transaction | None = reference()
         if transaction is not None and transaction.is_counted:
             if transaction.is_open():
-                if transaction.is_rewound:
-                    transaction.rewind()
                 return transaction
             # In a TestCase the hooks stay when the block has ended.
             transaction.close()

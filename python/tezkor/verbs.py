@@ -20,6 +20,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
 from tezkor import _native, blocks, drivers, loads, names, transactions
 from tezkor._native import Load
+from tezkor.changes import Own, Pattern, Written
 from tezkor.locks import Lock, RateLimit
 from tezkor.twins import MISSING, AsyncTwins, away
 
@@ -54,7 +55,7 @@ class Verbs(AsyncTwins):
         elif not self.is_transactional or not self._defer({key: value}, timeout, version, tags, stale):
             tags = tags and list(tags)
             self._set(key, value, timeout, version, tags, stale)
-            self._remember({key: value}, timeout, version, tags)
+            self._remember({key: value}, timeout, version, tags, stale)
 
     def _defer(
         self, data: Mapping[Any, Any], timeout: Any, version: Any, tags: Any, stale: float | None
@@ -74,41 +75,56 @@ class Verbs(AsyncTwins):
         return transactions.write(
             self,
             act,
-            lambda: self._written(encoded, timeout, version, kept),
+            lambda: self._written(encoded, timeout, version, kept, stale, None),
             lambda: self._delete_many(list(encoded), version),
         )
 
-    def _remember(self, data: Mapping[Any, Any], timeout: Any, version: Any, tags: Any) -> None:
+    def _remember(
+        self, data: Mapping[Any, Any], timeout: Any, version: Any, tags: Any, stale: float | None
+    ) -> None:
         """Own reads of what this transaction had invalidated see what it has set since."""
         if transactions.open_changes() <= 0:
             return
 
-        def written() -> transactions.Written:
+        def written() -> Written:
             encoded = {key: _native.encode(value) for key, value in data.items()}
-            return self._written(encoded, self.lasting(timeout), version, tags)
+            return self._written(encoded, timeout, version, tags, stale, time.monotonic())
 
         transactions.remember(self, written)
 
     def _written(
-        self, encoded: Mapping[Any, bytes], timeout: Any, version: Any, tags: Any
-    ) -> transactions.Written:
-        gone = timeout is not None and timeout is not DEFAULT_TIMEOUT and timeout <= 0
+        self,
+        encoded: Mapping[Any, bytes],
+        timeout: Any,
+        version: Any,
+        tags: Any,
+        stale: float | None,
+        since: float | None,
+    ) -> Written:
+        seconds = self._seconds(timeout)
+        gone = seconds is not None and seconds <= 0
+        named = frozenset(tags or ())
         return {
-            self._make_full_key(key, version): (None if gone else data, tags) for key, data in encoded.items()
+            self._make_full_key(key, version): None if gone else Own(data, named, seconds, stale, since)
+            for key, data in encoded.items()
         }
 
+    def _seconds(self, timeout: Any) -> float | None:
+        seconds: float | None = self.lasting(timeout)
+        return self.default_timeout if seconds is DEFAULT_TIMEOUT else seconds
+
     def _held(self, key: Any, version: Any) -> Any:
-        """What this transaction has made of a key: bytes and tags; False: nothing; None: it has not changed it."""
+        """What this transaction has made of a key: an ``Own``; False: it is not there; None: it has not changed it."""
         if transactions.open_changes() <= 0:
             return None
         return transactions.held(self, self._make_full_key(key, version))
 
-    def _change_own(self, key: Any, version: Any, held: Any, act: Callable[[], Any]) -> None:
+    def _change_own(self, key: Any, version: Any, own: Own | None, act: Callable[[], Any]) -> None:
         """Has own reads see what `add`, `touch` or `incr` did to a key that this transaction had changed.
 
         A transactional alias does it at the commit, after what was called before; others have done it.
         """
-        written = {self._make_full_key(key, version): held}
+        written = {self._make_full_key(key, version): own}
         if not self.is_transactional:
             transactions.remember(self, lambda: written)
         else:
@@ -208,16 +224,17 @@ class Verbs(AsyncTwins):
 
     def delete_pattern(self, pattern: str, version: Any = None, itersize: int | None = None) -> int:
         """Removes the entries whose key fits; how many there were. Loads under way do not bring them back."""
-        found = 0
+        if not transactions.is_open():
+            return self._delete_pattern(pattern, version)
+        self._matches(pattern, "", version)  # a wrong pattern is told now, not at the commit
+        removed = 0
 
         def act() -> None:
-            nonlocal found
-            found = self._delete_pattern(pattern, version)
+            nonlocal removed
+            removed = self._delete_pattern(pattern, version)
 
-        if transactions.is_open():
-            self._keys(pattern, version)  # a wrong pattern is told now, not at the commit
-        transactions.invalidate(self, act, fits=lambda full_key: self._matches(pattern, full_key, version))
-        return found
+        transactions.invalidate(self, act, pattern=Pattern(self, pattern, version))
+        return removed
 
     async def adelete_pattern(self, pattern: str, version: Any = None, itersize: int | None = None) -> int:
         return await self._answer(self.delete_pattern, pattern, version)
