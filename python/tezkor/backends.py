@@ -21,6 +21,7 @@ from django.core.cache.backends.dummy import DummyCache as DjangoDummyCache
 from django.core.exceptions import ImproperlyConfigured
 
 from tezkor import _native, blocks, checks, isolation, names, options, transactions
+from tezkor.changes import story
 from tezkor.verbs import Silent, Verbs, warn_about_globs
 
 __all__ = ["DummyCache", "FileBasedCache", "LocMemCache", "TezkorCache"]
@@ -268,7 +269,10 @@ class TezkorCache(Verbs):
 
     def explain(self, key: Any, version: Any = None) -> dict[str, Any]:
         """Where the key is, since when, until when, its size and writer; or why it is not there."""
-        return self._explain(key, version)
+        own = self._held(key, version)
+        if own is None:
+            return self._explain(key, version)
+        return story(self._make_full_key(key, version), own)
 
     def stats(self) -> dict[str, Any]:
         """What all processes did with the LOCATION, and how full it is."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple
 
 from tezkor import _native
 
@@ -50,18 +50,20 @@ Written = dict[str, Own | None]
 class Pattern:
     """The keys that a glob is about, of one alias and version."""
 
-    __slots__ = ("_matches", "beginning", "signature", "text", "version")
+    __slots__ = ("_matches", "beginning", "head", "native", "signature", "text", "version")
 
     def __init__(self, cache: Any, text: str, version: Any) -> None:
         self.text = text
         self.version = version
-        self.signature = (id(cache._get.__self__), text, str(version))
+        self.native = cache._get.__self__
+        self.signature = (id(self.native), text, str(version))
         self._matches = cache._matches
-        # No key fits that begins otherwise.
-        self.beginning = ""
+        # What precedes the key as it was given; no key fits that begins otherwise than `beginning`.
+        self.head = self.beginning = ""
         if not has_key_function(cache):
+            self.head = f"{cache.key_prefix}:{cache.version if version is None else version}:"
             plain = (at for at, letter in enumerate(text) if letter in SPECIAL or not letter.isascii())
-            self.beginning = head_of(cache, version) + text[: next(plain, len(text))]
+            self.beginning = self.head + text[: next(plain, len(text))]
 
     def fits(self, full_key: str) -> bool:
         return full_key.startswith(self.beginning) and bool(self._matches(self.text, full_key, self.version))
@@ -245,11 +247,17 @@ class View:
         """Whether it is certain that only own keys are there of those that fit."""
         return self.is_emptied or pattern.signature in self.places
 
-    def own_keys(self, native: Any) -> Iterator[str]:
-        """The full keys that were set and are there."""
+    def keys_of(self, pattern: Pattern, found: Iterable[str]) -> list[str]:
+        """The keys that fit, of which `found` are in the cache."""
+        own, head = pattern.native, pattern.head
+        seen = [key for key in found if self.find(own, head + key) is not False]
+        known = set(seen)
         for full_key, held in list(self.keys.items()):
-            if held is not None and self.find(native, full_key):
-                yield full_key
+            if held is not None and pattern.fits(full_key) and self.find(own, full_key):
+                key = full_key.removeprefix(head)
+                if key not in known:
+                    seen.append(key)
+        return seen
 
     def _hides(self, native: Any, full_key: str) -> bool:
         if self.is_emptied or self._invalidated_at(full_key):
@@ -282,9 +290,14 @@ class View:
         return fitting
 
 
-def head_of(cache: Any, version: Any) -> str:
-    """What full keys of a version begin with, where no key function makes them."""
-    return f"{cache.key_prefix}:{cache.version if version is None else version}:"
+def story(full_key: str, own: Own | Literal[False]) -> dict[str, Any]:
+    """What `explain` tells of a key that a transaction has changed."""
+    answer: dict[str, Any] = {"key": full_key, "found": bool(own), "store": "transaction"}
+    if not own:
+        return {**answer, "reason": "this transaction has deleted or invalidated it"}
+    left_ms = own.left_ms()
+    expires = None if left_ms is None else time.time() + left_ms / 1000
+    return {**answer, "expires": expires, "size_bytes": len(own.data), "tags": sorted(own.tags)}
 
 
 def has_key_function(cache: Any) -> bool:

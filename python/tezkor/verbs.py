@@ -214,7 +214,9 @@ class Verbs(AsyncTwins):
 
         Reads the whole LOCATION. With a KEY_FUNCTION they are the full keys.
         """
-        return self._keys(pattern, version)
+        found = self._keys(pattern, version)
+        view = transactions.view_of(self)
+        return found if view is None else view.keys_of(Pattern(self, pattern, version), found)
 
     def iter_keys(
         self, pattern: str = "*", version: Any = None, itersize: int | None = None
@@ -227,14 +229,22 @@ class Verbs(AsyncTwins):
         if not transactions.is_open():
             return self._delete_pattern(pattern, version)
         self._matches(pattern, "", version)  # a wrong pattern is told now, not at the commit
-        removed = 0
+        which = Pattern(self, pattern, version)
+        found = self._count(which) if self.is_transactional else 0
 
         def act() -> None:
-            nonlocal removed
-            removed = self._delete_pattern(pattern, version)
+            nonlocal found
+            found = self._delete_pattern(pattern, version)
 
-        transactions.invalidate(self, act, pattern=Pattern(self, pattern, version))
-        return removed
+        transactions.invalidate(self, act, pattern=which)
+        return found
+
+    def _count(self, which: Pattern) -> int:
+        """How many keys fit, as this transaction sees it."""
+        view = transactions.view_of(self)
+        if view is not None and view.hides_all_of(which):
+            return len(view.keys_of(which, []))
+        return len(self.keys(which.text, which.version))
 
     async def adelete_pattern(self, pattern: str, version: Any = None, itersize: int | None = None) -> int:
         return await self._answer(self.delete_pattern, pattern, version)
@@ -251,7 +261,8 @@ class Verbs(AsyncTwins):
 
     def pttl(self, key: Any, version: Any = None) -> int | None:
         """Milliseconds until the entry expires: None for never, 0 when there is none."""
-        left = self._ttl_ms(key, version)
+        own = self._held(key, version)
+        left = self._ttl_ms(key, version) if own is None else own.left_ms() if own else 0
         return left if left is None else max(left, 0)
 
     async def apttl(self, key: Any, version: Any = None) -> int | None:
@@ -288,7 +299,7 @@ class Verbs(AsyncTwins):
 
     def persist(self, key: Any, version: Any = None) -> bool:
         """Has the entry never expire; whether there is one that would have."""
-        return self._ttl_ms(key, version) not in (None, -1) and self.touch(key, None, version)
+        return bool(self.pttl(key, version)) and self.touch(key, None, version)
 
     async def apersist(self, key: Any, version: Any = None) -> bool:
         return await self._answer(self.persist, key, version)
