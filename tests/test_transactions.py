@@ -526,6 +526,70 @@ def test_tags_of_a_deferred_set_may_be_any_iterable(late):
     assert late.get("k") is None
 
 
+def test_a_set_in_a_block_of_cache_load_waits_for_the_commit(late):
+    """It was stored at once, and stayed there when the transaction was rolled back."""
+    late.set("found", "old")
+    with transaction.atomic():
+        for key in ("missing", "found"):
+            with late.load(key):
+                late.set(key, "new", 60, tags=["t"])
+                assert late.get(key) == "new"
+            assert late.get(key) == "new"
+        assert elsewhere(late.get_many, ["missing", "found"]) == {"found": "old"}
+    assert late.get_many(["missing", "found"]) == {"missing": "new", "found": "new"}
+    assert 55 <= late.ttl("missing") <= 60
+    late.invalidate_tags("t")
+    assert late.get_many(["missing", "found"]) == {}
+    with pytest.raises(Wrong), transaction.atomic():
+        with late.load("missing"):
+            late.set("missing", "wrong")
+        raise Wrong
+    assert late.get("missing") is None
+
+
+@pytest.mark.parametrize("found", [False, True])
+@pytest.mark.parametrize("outdate", ["delete", "tags", "pattern"])
+def test_a_set_in_a_block_of_cache_load_is_overtaken_until_the_commit(late, found, outdate):
+    """What the block computed is as old as the block, though it is stored at the commit."""
+    if found:
+        late.set("k", "found", tags=["t"])
+    with transaction.atomic():
+        with late.load("k"):
+            late.set("k", "computed", tags=["t"])
+        elsewhere(
+            {
+                "delete": lambda: late.delete("k"),
+                "tags": lambda: late.invalidate_tags("t"),
+                "pattern": lambda: late.delete_pattern("k*"),
+            }[outdate]
+        )
+        assert late.get("k") == "computed"
+    assert late.get("k") is None
+
+
+def test_a_set_in_a_block_of_a_key_that_the_transaction_has_invalidated_is_not_kept(late):
+    """The block is older than that invalidation, which is done at the commit. Own reads see the set until then."""
+    with transaction.atomic():
+        late.delete("k")
+        with late.load("k") as load:
+            assert load.missing
+            late.set("k", 1)
+        assert late.get("k") == 1
+    assert late.get("k") is None
+
+
+def test_by_default_a_set_in_a_block_of_a_key_that_was_invalidated_is_kept_from_others(cache):
+    with transaction.atomic():
+        cache.delete("k")
+        cache.invalidate_tags("t")
+        for key, tags in (("k", []), ("l", ["t"])):
+            with cache.load(key) as load:
+                assert load.missing
+                cache.set(key, 1, tags=tags)
+            assert elsewhere(cache.get, key) is None
+    assert cache.get_many(["k", "l"]) == {}
+
+
 def test_what_a_loader_deletes_is_not_stored_afterwards(late):
     def loader():
         late.delete("k")

@@ -50,19 +50,31 @@ class Verbs(AsyncTwins):
     ) -> None:
         """A set amid something: in a block of ``cache.load(key)``, or for a transactional alias."""
         block = blocks.block_of(self, key, version)
+        if self.is_transactional and self._defer({key: value}, timeout, version, tags, stale, block):
+            return
         if block is not None:
             block.set(value, timeout, tags, stale)
-        elif not self.is_transactional or not self._defer({key: value}, timeout, version, tags, stale):
+        else:
             tags = tags and list(tags)
             self._set(key, value, timeout, version, tags, stale)
             self._remember({key: value}, timeout, version, tags, stale)
 
     def _defer(
-        self, data: Mapping[Any, Any], timeout: Any, version: Any, tags: Any, stale: float | None
+        self,
+        data: Mapping[Any, Any],
+        timeout: Any,
+        version: Any,
+        tags: Any,
+        stale: float | None,
+        block: blocks.Bracket | None = None,
     ) -> bool:
-        """Leaves a set to the commit of the transaction that this thread is in; False when it is in none."""
+        """Leaves a set to the commit of the transaction that this thread is in; False when it is in none.
+
+        What is set in a block is then no younger than the block.
+        """
         if not transactions.is_open():
             return False
+        birth = None if block is None else block._birth if block._load is None else block._load.birth
         kept = None if tags is None else list(tags)
         _native.check_terms(kept, stale)
         timeout = self.lasting(timeout)
@@ -70,7 +82,11 @@ class Verbs(AsyncTwins):
 
         def act() -> None:
             values = {key: _native.decode(data) for key, data in encoded.items()}
-            self._set_many(values, timeout, version, kept, stale)
+            if birth is None:
+                self._set_many(values, timeout, version, kept, stale)
+                return
+            for key, value in values.items():
+                self._set_born(birth, key, value, timeout, version, kept, stale)
 
         return transactions.write(
             self,
@@ -78,6 +94,14 @@ class Verbs(AsyncTwins):
             lambda: self._written(encoded, timeout, version, kept, stale, None),
             lambda: self._delete_many(list(encoded), version),
         )
+
+    def _set_born(
+        self, birth: int, key: Any, value: Any, timeout: Any, version: Any, tags: Any, stale: float | None
+    ) -> None:
+        """A set of what was known at a logical time: if it was invalidated since, there is nothing afterwards."""
+        load = self._load(key, version, birth, 0.0, True, True)
+        if type(load) is not Load or not load.store(value, self.lasting(timeout), tags, stale):
+            self._delete(key, version)
 
     def _remember(
         self, data: Mapping[Any, Any], timeout: Any, version: Any, tags: Any, stale: float | None
