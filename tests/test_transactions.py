@@ -1,4 +1,4 @@
-"""What is called inside a transaction, against a model, two databases, threads, and processes that are killed."""
+"""What is called inside a transaction, of one or several databases, in threads, and in processes that are killed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import sys
 import textwrap
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,8 +17,6 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.http import HttpResponse
 from django.test import Client, TestCase, TransactionTestCase, override_settings
 from django.urls import path
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from tezkor import _native, births, transactions
 from tezkor.backends import TezkorCache
@@ -897,218 +894,6 @@ def test_a_connection_that_is_closed_inside_a_block_drops_its_changes(late, data
         assert _native.open_transactions(0) == 0
         raise Wrong
     assert late.get("k") is None
-
-
-# Against a model
-
-KEYS = ["a1", "a2", "b1"]
-TAGS = ["s", "t"]
-calls = st.one_of(
-    st.tuples(
-        st.just("set"), st.sampled_from(KEYS), st.integers(0, 99), st.lists(st.sampled_from(TAGS), max_size=2)
-    ),
-    st.tuples(st.just("many"), st.lists(st.sampled_from(KEYS)), st.integers(0, 99)),
-    st.tuples(st.just("delete"), st.sampled_from(KEYS)),
-    st.tuples(st.just("tags"), st.lists(st.sampled_from(TAGS), min_size=1)),
-    st.tuples(st.just("pattern"), st.sampled_from(["a*", "*1", "?2", "[!a]*"])),
-    st.tuples(st.just("clear")),
-    st.tuples(st.just("prefix")),
-    st.tuples(st.just("query")),
-    st.tuples(st.just("fill"), st.sampled_from(KEYS), st.lists(st.sampled_from(TAGS), max_size=2)),
-)
-FITS = {
-    "a*": lambda key: key[0] == "a",
-    "*1": lambda key: key[1] == "1",
-    "?2": lambda key: key[1] == "2",
-    "[!a]*": lambda key: key[0] != "a",
-}
-blocks = st.recursive(
-    st.lists(calls, max_size=6),
-    lambda inner: st.lists(
-        st.one_of(calls, st.tuples(st.just("block"), st.booleans(), st.booleans(), inner)), max_size=6
-    ),
-    max_leaves=12,
-)
-
-
-def do(cache, call):
-    match call:
-        case ("set", key, value, tags):
-            cache.set(key, value, tags=tags)
-        case ("many", keys, value):
-            cache.set_many(dict.fromkeys(keys, value))
-        case ("delete", key):
-            cache.delete(key)
-        case ("tags", tags):
-            cache.invalidate_tags(*tags)
-        case ("pattern", pattern):
-            cache.delete_pattern(pattern)
-        case ("clear",):
-            cache.clear()
-        case ("prefix",):
-            cache.clear_prefix()
-
-
-def would(entries, call):
-    """The entries (value and tags by key) after a call."""
-    match call:
-        case ("set", key, value, tags):
-            return {**entries, key: (value, set(tags))}
-        case ("many", keys, value):
-            return {**entries, **{key: (value, set()) for key in keys}}
-        case ("delete", gone):
-            return {key: entry for key, entry in entries.items() if key != gone}
-        case ("tags", tags):
-            return {key: entry for key, entry in entries.items() if entry[1].isdisjoint(tags)}
-        case ("pattern", pattern):
-            return {key: entry for key, entry in entries.items() if not FITS[pattern](key)}
-        case ("clear",) | ("prefix",):
-            return {}
-    return entries
-
-
-def values(entries):
-    return {key: value for key, (value, _) in entries.items()}
-
-
-class Run:
-    """Runs calls and blocks on a cache, and on a model beside it."""
-
-    def __init__(self, cache, other):
-        self.cache = cache
-        self.other = other
-        self.shared = {}  # what all see
-        self.own = {}  # what the transaction sees
-        self.depth = 0
-
-    def run(self, calls):
-        for call in calls:
-            if call[0] == "block":
-                self.block(*call[1:])
-            elif call[0] == "query":
-                query()
-            elif call[0] == "fill":
-                self.fill(*call[1:])
-            else:
-                do(self.cache, call)
-                self.change(call)
-            self.check()
-
-    def block(self, fails, has_savepoint, calls):
-        before = self.state()
-        outermost = self.depth == 0
-        try:
-            with transaction.atomic(savepoint=has_savepoint or outermost or fails):
-                self.depth += 1
-                self.check()
-                self.run(calls)
-                if fails:
-                    raise Wrong
-        except Wrong:
-            pass
-        self.depth -= 1
-        self.left(before, fails)
-
-    def read(self):
-        one_by_one = {key: value for key in KEYS if (value := self.cache.get(key, self)) is not self}
-        assert self.cache.get_many(KEYS) == one_by_one
-        assert [key for key in KEYS if key in self.cache] == list(one_by_one)
-        return one_by_one
-
-    def others(self):
-        return self.other.submit(self.cache.get_many, KEYS).result()
-
-
-class LateRun(Run):
-    """TRANSACTIONAL: exactly what the model says, inside and outside."""
-
-    def state(self):
-        return self.own
-
-    def change(self, call):
-        self.own = would(self.own, call)
-        if not self.depth:
-            self.shared = self.own
-
-    def fill(self, key, tags):
-        pass  # others see what is loaded inside under a clean key: not a matter of this model
-
-    def left(self, before, fails):
-        if fails:
-            self.own = before
-        if not self.depth:
-            self.shared = self.own
-
-    def check(self):
-        assert self.read() == values(self.own)
-        assert self.others() == values(self.shared)
-
-
-class EarlyRun(Run):
-    """By default: others put the old value back after each call; it is never read inside, nor after the commit."""
-
-    def __init__(self, cache, other):
-        super().__init__(cache, other)
-        self.dirty = []
-        self.mine = {}  # what the transaction has set after it had invalidated it
-
-    def state(self):
-        return None
-
-    def change(self, call):
-        if self.depth and call[0] in ("set", "many"):
-            for key, (value, tags) in would({}, call).items():
-                if key in self.mine or self.is_dirty(key, tags):
-                    self.mine[key] = (value, tags)
-        elif self.depth:
-            self.dirty.append(call)
-            self.mine = would(self.mine, call)
-        self.other.submit(self.put_back).result()
-
-    def put_back(self):
-        for key in KEYS:
-            self.cache.set(key, "old", tags=["s"])
-
-    def fill(self, key, tags):
-        if self.depth and key not in self.mine and self.is_dirty(key, set(tags)):
-            self.other.submit(self.cache.delete, key).result()
-            assert self.cache.get_or_set(key, "loaded", tags=tags) == "loaded"
-            assert self.other.submit(self.cache.get, key).result() is None
-
-    def is_dirty(self, key, tags):
-        return any(key not in would({key: (0, tags)}, call) for call in self.dirty)
-
-    def left(self, before, fails):
-        if not self.depth:
-            if not fails:
-                assert not [key for key in self.others() if self.is_dirty(key, {"s"})]
-            self.dirty, self.mine = [], {}
-
-    def check(self):
-        if self.depth:
-            found = self.read()
-            assert values(self.mine).items() <= found.items()
-            assert not [key for key in found if found[key] == "old" and self.is_dirty(key, {"s"})]
-
-
-@pytest.mark.parametrize("kind", [LateRun, EarlyRun])
-def test_random_transactions_do_what_the_model_does(kind):
-    cache = made(TRANSACTIONAL=True) if kind is LateRun else made()
-    with ThreadPoolExecutor(1) as other:
-
-        @settings(
-            max_examples=2000 if SOAK else 200,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            database=None,
-        )
-        @given(blocks)
-        def check(calls):
-            cache.clear()
-            kind(cache, other).run(calls)
-            assert _native.open_transactions(0) == 0
-
-        check()
 
 
 # Processes that are killed between the COMMIT and the hooks

@@ -177,11 +177,9 @@ class TezkorCache(Verbs):
             return self._touch(key, timeout, version)
         there = bool(held) if self.is_transactional else self._touch(key, timeout, version)
         if held:
-            seconds = self._seconds(timeout)
             since = held.since if self.is_transactional else time.monotonic()
-            own = (
-                None if seconds is not None and seconds <= 0 else held._replace(timeout=seconds, since=since)
-            )
+            own = held._replace(timeout=self._seconds(timeout), since=since)
+            own = None if self._is_removal(timeout) else own
             self._change_own(key, version, own, partial(self._touch, key, timeout, version))
         return there
 

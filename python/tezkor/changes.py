@@ -297,7 +297,13 @@ def story(full_key: str, own: Own | Literal[False]) -> dict[str, Any]:
         return {**answer, "reason": "this transaction has deleted or invalidated it"}
     left_ms = own.left_ms()
     expires = None if left_ms is None else time.time() + left_ms / 1000
-    return {**answer, "expires": expires, "size_bytes": len(own.data), "tags": sorted(own.tags)}
+    return {
+        **answer,
+        "expires": expires,
+        "stale": own.stale or 0.0,
+        "size_bytes": len(own.data),
+        "tags": sorted(own.tags),
+    }
 
 
 def has_key_function(cache: Any) -> bool:

@@ -49,15 +49,17 @@ class Verbs(AsyncTwins):
         self, key: Any, value: Any, timeout: Any, version: Any, tags: Any = None, stale: float | None = None
     ) -> None:
         """A set amid something: in a block of ``cache.load(key)``, or for a transactional alias."""
-        block = blocks.block_of(self, key, version)
+        # A removal is not overtaken.
+        block = None if self._is_removal(timeout) else blocks.block_of(self, key, version)
         if self.is_transactional and self._defer({key: value}, timeout, version, tags, stale, block):
             return
-        if block is not None:
-            block.set(value, timeout, tags, stale)
-        else:
-            tags = tags and list(tags)
+        tags = tags and list(tags)
+        if block is None:
             self._set(key, value, timeout, version, tags, stale)
-            self._remember({key: value}, timeout, version, tags, stale)
+        elif self._held(key, version) is None:
+            block.set(value, timeout, tags, stale)
+        # Else this transaction has changed the key: what the block computed is for own reads alone.
+        self._remember({key: value}, timeout, version, tags, stale)
 
     def _defer(
         self,
@@ -125,17 +127,24 @@ class Verbs(AsyncTwins):
         stale: float | None,
         since: float | None,
     ) -> Written:
-        seconds = self._seconds(timeout)
-        gone = seconds is not None and seconds <= 0
-        named = frozenset(tags or ())
+        is_gone, seconds, named = self._is_removal(timeout), self._seconds(timeout), frozenset(tags or ())
         return {
-            self._make_full_key(key, version): None if gone else Own(data, named, seconds, stale, since)
+            self._make_full_key(key, version): None if is_gone else Own(data, named, seconds, stale, since)
             for key, data in encoded.items()
         }
 
     def _seconds(self, timeout: Any) -> float | None:
         seconds: float | None = self.lasting(timeout)
         return self.default_timeout if seconds is DEFAULT_TIMEOUT else seconds
+
+    def _is_removal(self, timeout: Any) -> bool:
+        """Whether what is stored for so long expires at once."""
+        seconds: Any = self._seconds(timeout)
+        try:
+            return seconds is not None and bool(seconds <= 0)
+        except TypeError:
+            kind = type(seconds).__name__
+            raise TypeError(f"timeout must be a number of seconds, or None for ever, not {kind}") from None
 
     def _held(self, key: Any, version: Any) -> Any:
         """What this transaction has made of a key: an ``Own``; False: it is not there; None: it has not changed it."""
