@@ -49,6 +49,7 @@ late_calls = [
     st.tuples(st.just("touch"), places, timeouts),
     st.tuples(st.just("persist"), places),
     st.tuples(st.just("incr"), places),
+    st.tuples(st.just("move"), places),
 ]
 FITS = {
     "a*": lambda key: key[0] == "a",
@@ -101,6 +102,11 @@ def do(cache, call):
                 return cache.incr(key, 1, version)
             except (ValueError, TypeError) as error:
                 return type(error)
+        case ("move", (key, version)):
+            try:
+                return cache.incr_version(key, 3 - 2 * version, version)
+            except ValueError as error:
+                return type(error)
         case ("delete", (key, version)):
             return cache.delete(key, version)
         case ("tags", tags):
@@ -129,6 +135,8 @@ def is_about(call, place, tags=frozenset()):
             return place == other
         case ("many", keys, version, *_):
             return place[0] in keys and place[1] == version
+        case ("move", (key, _)):
+            return place[0] == key
     return invalidates(call, place, tags)
 
 
@@ -142,6 +150,8 @@ def invalidates(call, place, tags=frozenset()):
             return place[1] == version and FITS[pattern](place[0])
         case ("clear",) | ("prefix",):
             return True
+        case ("move", other):
+            return place == other
     return False
 
 
@@ -153,6 +163,7 @@ def removes(call, place, tags=frozenset()):
 
 def after(entries, call):
     """The entries, by place, after a call that was done."""
+    before = entries
     entries = {place: entry for place, entry in entries.items() if not invalidates(call, place, entry.tags)}
     made = {}
     match call:
@@ -168,6 +179,8 @@ def after(entries, call):
             made = {place: entries[place]._replace(timeout=None)}
         case ("incr", place) if place in entries and entries[place].value != "loaded":
             made = {place: entries[place]._replace(value=entries[place].value + 1)}
+        case ("move", (key, version)) if (key, version) in before:
+            made = {(key, 3 - version): before[key, version]._replace(timeout=DEFAULT_SECONDS)}
     entries.update(made)
     return {place: entry for place, entry in entries.items() if entry is not None}
 
@@ -188,6 +201,8 @@ def returned(entries, call):
                 return ValueError
             value = entries[place].value
             return TypeError if value == "loaded" else value + 1
+        case ("move", (key, version)):
+            return 3 - version if (key, version) in entries else ValueError
         case ("pattern", *_):
             return sum(invalidates(call, place) for place in entries)
         case ("fill", place, *_):
@@ -292,7 +307,7 @@ class LateRun(Run):
             call[0] in ("add", "touch", "persist", "incr") and not self.is_changed(call[1])
         ):
             self.shared = after(self.shared, call)
-        else:
+        elif call[0] != "move" or call[1] in own:
             self.changes.append(call)
         assert do(self.cache, call) == returned(own, call), call
 
@@ -309,13 +324,17 @@ class LateRun(Run):
         if fails:
             del self.changes[mark:]
         if not self.depth:
-            for number, change in enumerate(self.changes):
+            done = []
+            for change in self.changes:
                 if change[0] == "load":
                     # What was removed at this commit is younger than the block.
                     tags = frozenset(change[4])
-                    if any(removes(before, change[1], tags) for before in self.changes[:number]):
+                    if any(removes(before, change[1], tags) for before in done):
                         change = ("delete", change[1])
+                elif change[0] == "move" and change[1] not in self.shared:
+                    change = ("delete", (change[1][0], 3 - change[1][1]))
                 self.shared = after(self.shared, change)
+                done.append(change)
             self.changes = []
 
     def check(self):

@@ -258,6 +258,16 @@ def test_a_savepoint_that_is_rolled_back_takes_its_changes_with_it(late):
     assert late.get_many(["k", "l", "m"]) == {"k": 1, "m": 3}
 
 
+def test_a_savepoint_by_hand_drops_nothing(late):
+    """As with Django's own on_commit, which knows the savepoints of blocks alone."""
+    with transaction.atomic():
+        sid = transaction.savepoint()
+        late.set("k", 1)
+        transaction.savepoint_rollback(sid)
+        assert late.get("k") == 1
+    assert late.get("k") == 1
+
+
 def test_by_default_a_savepoint_that_is_rolled_back_keeps_its_invalidations(cache):
     with transaction.atomic():
         with pytest.raises(Wrong), transaction.atomic():
@@ -514,6 +524,43 @@ def test_by_default_own_reads_see_what_was_set_after_an_invalidation(cache):
         cache.set("k", 5, timeout=0)
         assert cache.get("k") is None
     assert cache.get_many(["k", "l", "m", "n"]) == {}
+
+
+def test_a_version_is_raised_in_a_transaction(cache, late):
+    for each in (cache, late):
+        each.clear()
+        each.set("k", 1, 60, tags=["t"], stale=5)
+        with transaction.atomic():
+            assert each.incr_version("k") == 2
+            assert (each.get("k"), each.get("k", version=2), each.ttl("k", version=2)) == (None, 1, 300)
+            assert elsewhere(each.get, "k") == (1 if each is late else None)
+            elsewhere(each.set, "k", "old")
+            assert each.get("k") is None
+            with pytest.raises(ValueError, match="Key 'k' not found"):
+                each.incr_version("k")
+        assert each.get("k") is None
+        if each is cache:
+            assert each.get("k", version=2) == 1
+        else:
+            # It is moved at the commit, and so is what was put back until then.
+            assert each.get("k", version=2) == "old"
+        each.set("k", 1, tags=["t"], stale=5)
+        with transaction.atomic():
+            each.delete("k")
+            each.set("k", 2, tags=["t"], stale=7)
+            assert each.incr_version("k") == 2
+            assert each.get("k", version=2) == 2
+            each.invalidate_tags("t")
+            assert each.get("k", version=2) is None
+        assert each.get("k", version=2) is None
+
+
+def test_a_version_that_is_raised_in_a_transaction_that_is_rolled_back_stays(late):
+    late.set("k", 1, tags=["t"])
+    with pytest.raises(Wrong), transaction.atomic():
+        late.incr_version("k")
+        raise Wrong
+    assert (late.get("k"), late.get("k", version=2)) == (1, None)
 
 
 def test_tags_of_a_deferred_set_may_be_any_iterable(late):

@@ -20,7 +20,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache, default_
 from django.core.cache.backends.dummy import DummyCache as DjangoDummyCache
 from django.core.exceptions import ImproperlyConfigured
 
-from tezkor import _native, blocks, checks, isolation, names, options, transactions
+from tezkor import _native, blocks, checks, isolation, names, options, transactions, versions
 from tezkor.changes import story
 from tezkor.verbs import Silent, Verbs, warn_about_globs
 
@@ -253,6 +253,10 @@ class TezkorCache(Verbs):
         timeout: Any = DEFAULT_TIMEOUT,
     ) -> Any:
         return self.incr(key, -delta, version, default=default, timeout=timeout)
+
+    def incr_version(self, key: Any, delta: int = 1, version: Any = None) -> Any:
+        """Move the entry to another version, with its tags and stale time; it gets the alias's TIMEOUT."""
+        return versions.move(self, key, delta, version)
 
     def clear(self) -> None:
         """Empty the LOCATION: all prefixes and versions, all aliases that share it, all processes."""
