@@ -12,6 +12,7 @@ import platform
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -49,6 +50,16 @@ START_SECONDS = 10
 POSTGRESQL_USER = "postgres"
 # MariaDB does so too; this is its own.
 MARIADB_USER = "mysql"
+# What a server is asked, and what there is in its answer; another is ready when it accepts a connection.
+STARTUP = b"\0\x03\0\0user\0postgres\0database\0postgres\0\0"
+QUESTIONS = {
+    "redis-server": (b"PING\r\n", b"PONG"),
+    "memcached": (b"version\r\n", b"VERSION"),
+    "postgresql": (
+        struct.pack("!i", len(STARTUP) + 4) + STARTUP + b"Q" + struct.pack("!i", 13) + b"select 1\0",
+        b"SELECT 1",
+    ),
+}
 # SIGTERM asks PostgreSQL to wait until all clients have left.
 STOPS = {"postgres": signal.SIGINT}
 
@@ -220,7 +231,7 @@ class Servers:
             self.processes.append(process)
             if self.cpu is not None:
                 os.sched_setaffinity(process.pid, {self.cpu})
-            reason = answering(path, process)
+            reason = answering(package, path, process)
         if reason is not None:
             self.missing[package] = reason
             return None
@@ -235,15 +246,27 @@ def as_user(command: list[str], user: str | None) -> list[str]:
     return [str(shutil.which("setpriv")), "--reuid", user, "--regid", user, "--clear-groups", *command]
 
 
-def answering(path: str, process: subprocess.Popen[bytes]) -> str | None:
-    """Waits until the server accepts connections; else returns one line that says what happened."""
+def answering(package: str, path: str, process: subprocess.Popen[bytes]) -> str | None:
+    """Waits until the server answers; else returns one line that says what happened.
+
+    One that accepts connections may still be starting up.
+    """
+    question, answer = QUESTIONS.get(package, (b"", b""))
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
             return f"{process.args[0]} ended at once with code {process.returncode}"  # type: ignore[index]
         try:
             with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(max(deadline - time.monotonic(), 0.01))
                 connection.connect(path)
+                connection.sendall(question)
+                received = b""
+                while answer not in received:
+                    more = connection.recv(1000)
+                    if not more:
+                        raise ConnectionAbortedError
+                    received += more
             return None
         except OSError:
             time.sleep(0.02)

@@ -47,6 +47,62 @@ def any_cache(request, tmp_path, tezkor_cache):
     return made
 
 
+def test_an_entry_keeps_its_tags_and_stale_time_when_its_version_is_raised(any_cache):
+    """It was set anew, without tags: what was invalidated afterwards was served until it expired."""
+    cache = any_cache
+    cache.set("k", [1], 60, tags=["t", "u"], stale=30)
+    assert cache.incr_version("k") == 2
+    assert cache.get("k") is None
+    story = cache.explain("k", version=2)
+    assert (sorted(story["tags"]), story["stale"]) == (["t", "u"], 30)
+    assert cache.ttl("k", version=2) == 300  # the alias's TIMEOUT, as in Django
+    assert cache.decr_version("k", version=2) == 1
+    assert cache.get("k") == [1]
+    cache.invalidate_tags("t")
+    assert cache.get("k") is None
+    with pytest.raises(ValueError, match="Key 'k' not found"):
+        cache.incr_version("k")
+
+
+def test_what_is_invalidated_while_a_version_is_stored_is_invalidated(cache):
+    cache.set("k", "old", tags=["t"])
+    load = cache._load
+
+    def begin(*args):
+        TezkorCache("", {}).invalidate_tags("t")
+        return load(*args)
+
+    cache._load = begin
+    assert cache.incr_version("k") == 2
+    assert (cache.get("k"), cache.get("k", version=2)) == (None, None)
+
+
+@pytest.mark.parametrize("outdate", ["invalidate_tags", "delete_pattern", "clear", "set"])
+def test_what_changes_while_a_version_is_raised_is_not_lost(cache, outdate):
+    """The entry is as old as the moment before it was read, and is read with its tags."""
+    cache.set("k", "old", tags=["t"])
+    get, calls = cache._get, []
+
+    def read(key, *args):
+        value = get(key, *args)
+        calls.append(key)
+        if len(calls) == 1:
+            other = TezkorCache("", {})
+            arguments = {"invalidate_tags": ["t"], "delete_pattern": ["k*"], "clear": [], "set": ["k", "new"]}
+            getattr(other, outdate)(*arguments[outdate])
+        return value
+
+    cache._get = read
+    if outdate == "set":
+        assert cache.incr_version("k") == 2
+        cache.invalidate_tags("t")
+        assert cache.get("k", version=2) == "new"
+    else:
+        with pytest.raises(ValueError, match="Key 'k' not found"):
+            cache.incr_version("k")
+        assert cache.get("k", version=2) is None
+
+
 def test_every_backend_answers_as_django_does(any_cache):
     cache = any_cache
     assert cache.get("a") is None

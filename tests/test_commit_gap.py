@@ -1,106 +1,261 @@
-"""A worker dies while its COMMIT is on the way, or before the hooks: on a real PostgreSQL, whose COMMIT may be slow."""
+"""A worker dies amid its COMMIT, or after it and before the hooks: on SQLite, and on a real PostgreSQL."""
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
-import time
+import textwrap
 from pathlib import Path
-from typing import Any
 
 import pytest
-from test_processes import SPAWN, cache_in
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-from servers import Servers
+SOAK = os.environ.get("SOAK") == "1"
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
-KILLS = 200 if os.environ.get("SOAK") == "1" else 6
-COMMIT_SECONDS = 0.3
+# Each kill has a region of its own: what a dead worker's intent holds up for seconds would hide what the next one
+# leaves stale.
+GAP = """
+    import os, signal, sys, time
+    from pathlib import Path
+    from threading import Thread
+
+    import django
+    django.setup()
+    from django.db import connection, connections, transaction
+    from tezkor.backends import TezkorCache
+
+    IS_AMID, ROUNDS, STALE_SECONDS = sys.argv[1] == "amid", int(sys.argv[2]), 1.0
+    # How long a COMMIT goes on without its worker; others look for dead ones every quarter of a second.
+    AMID_SECONDS = 0.6
+    INVALIDATIONS = {
+        "a key": lambda cache: cache.delete("n"),
+        "keys": lambda cache: cache.delete_many(["m", "n"]),
+        "many keys": lambda cache: [cache.delete(f"m{each}") for each in range(100)] and cache.delete("n"),
+        "a pattern": lambda cache: cache.delete_pattern("[a-n]"),
+        "a tag": lambda cache: cache.invalidate_tags("stock"),
+        "a prefix": lambda cache: cache.clear_prefix(),
+        "a location": lambda cache: cache.clear(),
+    }
+    SETS = {
+        "a set": lambda cache: cache.set("n", "new", 3600),
+        "sets": lambda cache: cache.set_many({"m": 1, "n": "new"}),
+        "a set in a block": lambda cache: bracket(cache),
+        "a version": lambda cache: cache.incr_version("n"),
+    }
+    CASES = [(False, name, act) for name, act in INVALIDATIONS.items()]
+    CASES += [(True, name, act) for name, act in (INVALIDATIONS | SETS).items()]
+
+    def bracket(cache):
+        with cache.load("n"):
+            cache.set("n", "new", 3600)
+
+    def execute(sql, *args):
+        with connection.cursor() as cursor:
+            cursor.execute(sql, args)
+            return cursor.fetchone()[0] if sql.startswith("select") else None
+
+    def committed():
+        return execute("select n from stock")
+
+    def die():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def elsewhere(function, *args):
+        found = []
+        thread = Thread(target=lambda: found.append(function(*args)))
+        thread.start()
+        thread.join()
+        return found[0]
+
+    def change(cache, act, number):
+        with transaction.atomic():
+            execute("update stock set n = %s", number)
+            act(cache)
+            # The reader puts the old value back.
+            end = time.monotonic() + 20
+            while elsewhere(cache.get, "n") != number - 1:
+                if time.monotonic() > end:
+                    os._exit(2)
+                time.sleep(0.001)
+            if not IS_AMID:
+                connection.run_on_commit.insert(0, (set(), die, False))
+
+    execute("drop table if exists stock")
+    execute("create table stock (n integer)")
+    execute("insert into stock values (0)")
+    if IS_AMID:
+        import psycopg
+        # A COMMIT waits for a lock, before anybody sees what it commits.
+        execute("create or replace function wait() returns trigger language plpgsql as "
+                "$$ begin perform pg_advisory_xact_lock(1); return null; end $$")
+        execute("create constraint trigger wait after update on stock deferrable initially deferred "
+                "for each row execute function wait()")
+        settings = connection.settings_dict
+        holder = psycopg.connect(
+            host=settings["HOST"], user=settings["USER"], dbname=settings["NAME"], autocommit=True
+        )
+        waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+
+    number, slowest = 0, 0.0
+    for is_late, name, act in CASES * ROUNDS:
+        number += 1
+        what = (number, "late" if is_late else "at once", name)
+        options = {"REGION": f"gap{os.getpid()}x{number}", "SIZE": "2MiB"}
+        reader = TezkorCache("", {"OPTIONS": options})
+        writer = TezkorCache("", {"OPTIONS": {**options, "TRANSACTIONAL": is_late}})
+
+        def served():
+            return reader.get_or_set("n", committed, 3600, tags=["stock"])
+
+        assert served() == number - 1
+        connections.close_all()
+        if IS_AMID:
+            holder.execute("select pg_advisory_lock(1)")
+        child = os.fork()
+        if child == 0:
+            change(writer, act, number)
+            os._exit(3)
+        end = time.monotonic() + 30
+        if IS_AMID:
+            while not execute(waiting):
+                served()
+                assert time.monotonic() < end, what
+            assert reader.get("n") == number - 1, ("the old value is not cached", what)
+            os.kill(child, signal.SIGKILL)
+            killed = time.monotonic()
+            while time.monotonic() < killed + AMID_SECONDS:
+                served()
+            holder.execute("select pg_advisory_unlock(1)")
+        while committed() != number:
+            served()
+            assert time.monotonic() < end, what
+        visible = time.monotonic()
+        while served() != number:
+            assert time.monotonic() < visible + STALE_SECONDS, ("stale", what, served())
+        slowest = max(slowest, time.monotonic() - visible)
+        for _ in range(100):
+            assert served() == number, ("stale again", what)
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status), (status, what)  # it was killed, and did not come to its hooks
+    if IS_AMID:
+        holder.close()
+    print(f"{number} kills: stale for {slowest * 1000:.0f} ms at most")
+"""
+
+
+def write_project(project, database):
+    project.settings("shop")
+    text = (project.folder / "shop.py").read_text()
+    project.write("shop.py", text + f"DATABASES = {{'default': {database!r}}}\n")
+    project.write("gap.py", GAP)
+    return project
+
+
+@pytest.fixture
+def on_sqlite(project):
+    name = str(project.folder / "db")
+    options = {"transaction_mode": "IMMEDIATE"}
+    return write_project(project, {"ENGINE": "django.db.backends.sqlite3", "NAME": name, "OPTIONS": options})
 
 
 @pytest.fixture(scope="module")
-def postgresql() -> Any:
+def postgresql():
     """The directory of its socket."""
+    pytest.importorskip("psycopg")
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        from servers import Servers
+    finally:
+        sys.path.remove(str(SCRIPTS))
     with Servers() as servers:
         folder = servers.postgresql()
         if folder is None:
-            pytest.skip(f"not run: {servers.missing['postgresql']}")
-        import psycopg
-
-        with psycopg.connect(host=folder, user="postgres", dbname="postgres", autocommit=True) as connection:
-            connection.execute("create table product (price integer, slow boolean default false)")
-            connection.execute("insert into product values (0)")
-            connection.execute(
-                "create function dawdle() returns trigger language plpgsql as $$ begin "
-                f"if new.slow then perform pg_sleep({COMMIT_SECONDS}); end if; return null; end $$"
-            )
-            connection.execute(
-                "create constraint trigger slow_commit after update on product deferrable initially deferred "
-                "for each row execute function dawdle()"
-            )
+            pytest.skip(f"not run on PostgreSQL: {servers.missing['postgresql']}")
         yield folder
 
 
-def change_and_die(folder: str, host: str, number: int, slow: bool) -> None:
-    """Changes the price and dies: in the middle of a slow COMMIT, or after a quick one and before the hooks."""
-    cache = cache_in(folder)
-    from django.db import connections, transaction
+@pytest.fixture
+def on_postgresql(project, postgresql):
+    database = {"HOST": postgresql, "NAME": "postgres", "USER": "postgres"}
+    return write_project(project, {"ENGINE": "django.db.backends.postgresql", **database})
 
-    connections.settings["default"].update(
-        ENGINE="django.db.backends.postgresql", NAME="postgres", USER="postgres", HOST=host
-    )
-    del connections["default"]
-    connection = connections["default"]
 
-    def die() -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
+def kill(project, when):
+    for _ in range(12 if SOAK else 1):
+        print(project.run("gap.py", when, "1"))
 
-    with transaction.atomic():
+
+def test_a_worker_killed_after_its_commit_leaves_nothing_stale_on_sqlite(on_sqlite):
+    kill(on_sqlite, "after")
+
+
+def test_a_worker_killed_after_its_commit_leaves_nothing_stale_on_postgresql(on_postgresql):
+    kill(on_postgresql, "after")
+
+
+def test_a_worker_killed_amid_its_commit_leaves_nothing_stale_on_postgresql(on_postgresql):
+    kill(on_postgresql, "amid")
+
+
+def test_a_worker_killed_after_a_rollback_invalidates_nothing(on_sqlite):
+    code = """
+        import os, signal, time
+        import django
+        django.setup()
+        from django.db import transaction
+        from tezkor.backends import TezkorCache
+        late = TezkorCache("", {"OPTIONS": {"TRANSACTIONAL": True}})
+        late.set("n", 1, 3600, tags=["stock"])
+        child = os.fork()
+        if child == 0:
+            try:
+                with transaction.atomic():
+                    late.delete("n")
+                    late.invalidate_tags("stock")
+                    late.set("n", 2)
+                    raise KeyError
+            except KeyError:
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(child, 0)
+        for _ in range(60):
+            assert late.get("n") == 1
+            time.sleep(0.01)
+        print("kept", late._sequence())
+    """
+    assert on_sqlite.python(textwrap.dedent(code)).startswith("kept")
+
+
+def test_a_worker_of_a_repeatable_read_keeps_nothing_that_was_overtaken(on_postgresql):
+    code = """
+        import django
+        django.setup()
+        from django.db import connection, connections, transaction
+        from threading import Thread
+        from tezkor import cache
         with connection.cursor() as cursor:
-            cursor.execute("update product set price = %s, slow = %s", [number, slow])
-        cache.invalidate_tags("product") if number % 2 else cache.delete("price")
-        if slow:
-            threading.Timer(COMMIT_SECONDS / 3, die).start()
-        else:
-            connection.run_on_commit.insert(0, (set(), die, False))
-        Path(folder, "committing").write_text("")
+            cursor.execute("drop table if exists goods")
+            cursor.execute("create table goods (n integer)")
+            cursor.execute("insert into goods values (1)")
 
+        def read():
+            with connection.cursor() as cursor:
+                cursor.execute("select n from goods")
+                return cursor.fetchone()[0]
 
-def test_nothing_is_stale_a_second_after_the_commit_became_visible(postgresql, tmp_path):
-    import psycopg
+        def change():
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute("update goods set n = 2")
+                cache.invalidate_tags("goods")
+            connections.close_all()
 
-    cache = cache_in(str(tmp_path))
-    worst = 0.0
-    with psycopg.connect(host=postgresql, user="postgres", dbname="postgres", autocommit=True) as connection:
-
-        def price() -> int:
-            row = connection.execute("select price from product").fetchone()
-            assert row is not None
-            return int(row[0])
-
-        for number in range(1, KILLS + 1):
-            cache.set("price", price(), None, tags=["product"])
-            slow = number % 3 == 0
-            arguments = (str(tmp_path), postgresql, number, slow)
-            worker = SPAWN.Process(target=change_and_die, args=arguments, daemon=True)
-            worker.start()
-            visible, end = None, time.monotonic() + 30
-            while True:
-                # A reader that never rests, and keeps what it loads.
-                served = cache.get_or_set("price", price, None, tags=["product"])
-                now = time.monotonic()
-                assert now < end, "the change never came"
-                if visible is None and price() == number:
-                    visible = now
-                if visible is not None and served == number:
-                    break
-            worst = max(worst, time.monotonic() - visible)
-            worker.join()
-            assert worker.exitcode == -signal.SIGKILL
-            # And it stays so.
-            for _ in range(100):
-                assert cache.get_or_set("price", price, None, tags=["product"]) == number
-    print(f"stale for {worst * 1000:.0f} ms at most after {KILLS} kills (bound 1000)")
-    assert worst < 1
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute("set transaction isolation level repeatable read")
+            assert read() == 1
+            thread = Thread(target=change)
+            thread.start()
+            thread.join()
+            assert cache.get_or_set("n", read, 60, tags=["goods"]) == 1
+        print(cache.get_or_set("n", read, 60, tags=["goods"]))
+    """
+    assert on_postgresql.python(textwrap.dedent(code)) == "2"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from itertools import count
 
 import pytest
@@ -28,9 +29,78 @@ class Team(Group):
         proxy = True
 
 
+class Shop(models.Model):
+    class Meta:
+        app_label = "auth"
+
+
+class Category(models.Model):
+    shop = models.ForeignKey(Shop, models.CASCADE, null=True)
+
+    class Meta:
+        app_label = "auth"
+
+
+class Special(Category):
+    class Meta:
+        app_label = "auth"
+        proxy = True
+
+
+class Label(models.Model):
+    class Meta:
+        app_label = "auth"
+
+
+class Product(models.Model):
+    name = models.CharField(max_length=50, default="p")
+    category = models.ForeignKey(Category, models.SET_NULL, null=True)
+    brand = models.ForeignKey("auth.Brand", models.SET_DEFAULT, default=1, related_name="+")
+    origin = models.ForeignKey("auth.Origin", models.SET(None), null=True, db_constraint=False)
+    labels = models.ManyToManyField(Label)
+    similar = models.ManyToManyField("self")
+
+    objects = tezkor.InvalidatingManager()
+
+    class Meta:
+        app_label = "auth"
+        base_manager_name = "objects"
+
+
+class Brand(models.Model):
+    class Meta:
+        app_label = "auth"
+
+
+class Origin(models.Model):
+    class Meta:
+        app_label = "auth"
+
+
+class Basket(models.Model):
+    """A model whose many-to-many field points at the products."""
+
+    products = models.ManyToManyField(Product, related_name="+")
+
+    class Meta:
+        app_label = "auth"
+
+
+class Token(models.Model):
+    """A model whose primary key has a default: Django never looks for a row before it saves an instance."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+
+    class Meta:
+        app_label = "auth"
+
+
+SHOP = [Shop, Category, Label, Brand, Origin, Product, Basket, Token]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def tables():
-    made = [ContentType, Permission, Group, User]
+    made = [ContentType, Permission, Group, User, *SHOP]
     with connection.schema_editor() as editor:
         for model in made:
             editor.create_model(model)
@@ -61,7 +131,7 @@ def nothing_is_left():
         for handle in list(handles):
             handle.disconnect()
     assert not any(signals._handles.values())
-    for model in (User, Group, Permission, ContentType):
+    for model in (User, Group, Permission, ContentType, *reversed(SHOP)):
         model.objects.all().delete()
 
 
@@ -161,6 +231,222 @@ def test_many_to_many_rows_are_asked_for_before_a_delete(cache):
         fill(cache, group.name)
         delete(user)
         assert gone(cache, group.name)[0], "what it was linked to is still served"
+
+
+def by_relations(cache, **terms):
+    """What a product names: all that it is linked to."""
+    return tezkor.invalidates(
+        Product,
+        tags=lambda product: [
+            f"category-{product.category_id}",
+            f"brand-{product.brand_id}",
+            f"origin-{product.origin_id}",
+            *[f"label-{label.pk}" for label in product.labels.all()],
+            *[f"similar-{other.pk}" for other in product.similar.all()],
+            *[f"basket-{basket.pk}" for basket in Basket.objects.filter(products=product)],
+        ],
+        cache=cache._alias,
+        **terms,
+    )
+
+
+@pytest.fixture
+def invalidated(cache):
+    """What a call invalidated, of all that products name, in order."""
+    names = [
+        f"{kind}-{number}"
+        for kind in ("category", "brand", "origin", "label", "similar", "basket")
+        for number in (None, 1, 2, 3)
+    ]
+
+    def invalidated(change):
+        fill(cache, *names)
+        change()
+        return sorted(gone(cache, *names)[0])
+
+    return invalidated
+
+
+PLAIN = ["brand-1", "category-None", "origin-None"]
+
+
+def a_product(**fields):
+    for model in (Category, Brand, Origin, Label):
+        for pk in (1, 2):
+            model.objects.get_or_create(pk=pk)
+    return Product.objects.create(pk=1, **fields)
+
+
+def test_a_save_by_primary_key_invalidates_what_the_row_named(cache, invalidated):
+    """An instance that was not fetched, saved over a row, left the page of the old category stale."""
+    by_relations(cache)
+    a_product(category_id=1)
+    changed = Product(pk=1, category_id=2, brand_id=1)
+    assert invalidated(changed.save) == ["brand-1", "category-1", "category-2", "origin-None"]
+
+
+def test_a_new_instance_asks_the_database_for_no_row_before(cache):
+    tezkor.invalidates(Token, tags=lambda token: [], cache=cache._alias)
+    tezkor.invalidates(Shop, tags=lambda shop: [], cache=cache._alias)
+    with connection.execute_wrapper(
+        lambda *args: pytest.fail("a query") if args[1][:6] == "SELECT" else args[0](*args[1:])
+    ):
+        Shop().save()
+        Token().save()
+
+
+def test_tags_that_come_from_a_relation_are_asked_for_before_it_changes(cache, invalidated):
+    """They were computed after the removal: the page of the label that was taken off stayed as it was."""
+    by_relations(cache)
+    product = a_product()
+    one, two = Label.objects.order_by("pk")
+    both = ["brand-1", "category-None", "label-1", "label-2", "origin-None"]
+    assert invalidated(lambda: product.labels.add(one)) == sorted([*PLAIN, "label-1"])
+    assert invalidated(lambda: product.labels.set([two])) == both
+    assert invalidated(lambda: product.labels.remove(two)) == sorted([*PLAIN, "label-2"])
+    product.labels.add(one)
+    assert invalidated(lambda: product.labels.set([])) == sorted([*PLAIN, "label-1"])
+    product.labels.add(one)
+    assert invalidated(lambda: product.labels.clear()) == sorted([*PLAIN, "label-1"])
+    # From the other side.
+    assert invalidated(lambda: two.product_set.add(product)) == sorted([*PLAIN, "label-2"])
+    assert invalidated(lambda: two.product_set.remove(product)) == sorted([*PLAIN, "label-2"])
+    two.product_set.add(product)
+    assert invalidated(lambda: two.product_set.set([])) == sorted([*PLAIN, "label-2"])
+    two.product_set.add(product)
+    assert invalidated(lambda: two.product_set.clear()) == sorted([*PLAIN, "label-2"])
+    basket = Basket.objects.create(pk=1)
+    assert invalidated(lambda: basket.products.add(product)) == sorted([*PLAIN, "basket-1"])
+    assert invalidated(lambda: basket.products.clear()) == sorted([*PLAIN, "basket-1"])
+    assert not [name for name in (*product.__dict__, *two.__dict__, *basket.__dict__) if "tezkor" in name]
+
+
+@pytest.mark.parametrize(
+    "delete", [lambda row: row.delete(), lambda row: type(row).objects.filter(pk=1).delete()]
+)
+def test_a_delete_of_what_a_row_refers_to_invalidates_it(cache, invalidated, delete):
+    """Django sends no signal for the rows that SET_NULL and its like change, nor for rows of many-to-many tables."""
+    by_relations(cache)
+    product = a_product(category_id=1, brand_id=1, origin_id=1)
+    other = Product.objects.create(pk=2, brand_id=2)
+    product.labels.add(1)
+    product.similar.add(other)
+    basket = Basket.objects.create(pk=1)
+    basket.products.add(product)
+    rest = ["brand-1", "category-1", "label-1", "origin-1", "similar-2"]
+    assert invalidated(lambda: delete(basket)) == sorted([*rest, "basket-1"])
+    assert invalidated(lambda: delete(Origin.objects.get(pk=1))) == sorted([*rest, "origin-None"])
+    rest.remove("origin-1")
+    assert invalidated(lambda: delete(Label.objects.get(pk=1))) == sorted([*rest, "origin-None"])
+    rest.remove("label-1")
+    assert invalidated(lambda: delete(Category.objects.get(pk=1))) == sorted(
+        [*rest, "category-None", "origin-None"]
+    )
+    rest.remove("category-1")
+    Product.objects.filter(pk=1).update(brand_id=2)
+    assert Product._meta.get_field("brand").get_default() == 1
+    assert invalidated(lambda: Brand.objects.get(pk=2).delete()) == [
+        "brand-1",
+        "brand-2",
+        "category-None",
+        "origin-None",
+        "similar-1",
+        "similar-2",
+    ]
+    assert invalidated(lambda: delete(Product.objects.get(pk=1))) == sorted(
+        [*PLAIN, "similar-1", "similar-2"]
+    )
+    assert other.similar.count() == 0
+
+
+def test_deletes_that_lead_to_such_a_delete_count_too(cache, invalidated):
+    by_relations(cache)
+    shop = Shop.objects.create()
+    product = a_product(category_id=1)
+    Category.objects.filter(pk=1).update(shop=shop)
+    assert invalidated(shop.delete) == ["brand-1", "category-1", "category-None", "origin-None"]
+    product.category_id = 2
+    product.save()
+    assert invalidated(Special.objects.get(pk=2).delete) == [
+        "brand-1",
+        "category-2",
+        "category-None",
+        "origin-None",
+    ]
+
+
+def test_what_refers_to_a_deleted_row_is_not_fetched_where_nothing_depends_on_it(cache):
+    queries = []
+
+    def note(execute, sql, *args):
+        if "auth_product" in sql:
+            queries.append(sql.split()[0])
+        return execute(sql, *args)
+
+    by_relations(cache, bulk_tags=["products"])
+    static = tezkor.invalidates(Product, tags=["all"], cache=cache._alias)
+    a_product(category_id=1).labels.add(1)
+    fill(cache, "products", "all")
+    with connection.execute_wrapper(note):
+        Category.objects.get(pk=1).delete()
+        Label.objects.get(pk=1).delete()
+    assert "SELECT" not in queries
+    assert gone(cache, "products", "all")[0] == {"products", "all"}
+    static.disconnect()
+
+
+def test_related_managers_go_through_the_base_manager(cache, invalidated):
+    """`category.product_set.add(product)` updates the row with the base manager of the model."""
+    by_relations(cache)
+    product = a_product(category_id=1)
+    two = Category.objects.get(pk=2)
+    rest = ["brand-1", "origin-None"]
+    assert invalidated(lambda: two.product_set.add(product)) == sorted([*rest, "category-1", "category-2"])
+    assert invalidated(lambda: two.product_set.remove(product)) == sorted(
+        [*rest, "category-2", "category-None"]
+    )
+    two.product_set.add(product)
+    assert invalidated(lambda: two.product_set.clear()) == sorted([*rest, "category-2", "category-None"])
+    two.product_set.add(product)
+    assert invalidated(lambda: two.product_set.set([])) == sorted([*rest, "category-2", "category-None"])
+    assert invalidated(lambda: two.product_set.update(name="q")) == []
+
+
+def test_relations_that_come_later_count(cache):
+    """Models may refer to others that are not there yet."""
+    meta = type("Meta", (), {"app_label": "auth"})
+    number = next(numbers)
+
+    def model(name, **fields):
+        return type(f"{name}{number}", (models.Model,), {"Meta": meta, "__module__": __name__, **fields})
+
+    Early = model("Early", late=models.ForeignKey(f"auth.Late{number}", models.SET_NULL, null=True))
+    handle = tezkor.invalidates(Early, tags=lambda early: [f"{early.late_id}"], cache=cache._alias)
+    Late = model("Late")
+    Linked = model("Linked", early=models.ManyToManyField(f"auth.Early{number}"))
+    Under = type(
+        f"Under{number}", (Late,), {"Meta": type("Meta", (meta,), {"proxy": True}), "__module__": __name__}
+    )
+    with connection.schema_editor() as editor:
+        for each in (Late, Early, Linked):
+            editor.create_model(each)
+    try:
+        Late.objects.create(pk=1)
+        early = Early.objects.create(late_id=1)
+        linked = Linked.objects.create()
+        linked.early.add(early)
+        fill(cache, "1", "None")
+        linked.delete()
+        assert gone(cache, "1", "None")[0] == {"1"}
+        fill(cache, "1", "None")
+        Under.objects.get().delete()
+        assert gone(cache, "1", "None")[0] == {"1", "None"}
+        handle.disconnect()
+        assert not [each for each in (Late, Linked) if signals.pre_delete.has_listeners(each)]
+    finally:
+        with connection.schema_editor() as editor:
+            for each in (Linked, Early, Late):
+                editor.delete_model(each)
 
 
 def test_a_cascade_invalidates_too(cache):
@@ -272,7 +558,7 @@ def test_what_is_invalidated_is_so_after_the_change(cache):
 def test_it_costs_other_models_nothing(cache):
     """A receiver for all models would make Django fetch what it deletes."""
     by_name(cache)
-    assert not signals.post_delete.has_listeners(User)
+    assert not signals.post_delete.has_listeners(Shop)
     assert not models.signals.post_init.has_listeners(Group)
 
 

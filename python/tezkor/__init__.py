@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from tezkor.locks import LockNotOwned as LockNotOwned
     from tezkor.locks import LockTimeout as LockTimeout
     from tezkor.memo import memoize_request as memoize_request
+    from tezkor.querysets import InvalidatingManager as InvalidatingManager
+    from tezkor.querysets import InvalidatingQuerySet as InvalidatingQuerySet
     from tezkor.servers import get_redis_connection as get_redis_connection
-    from tezkor.signals import InvalidatingManager as InvalidatingManager
-    from tezkor.signals import InvalidatingQuerySet as InvalidatingQuerySet
     from tezkor.signals import invalidates as invalidates
 
 # The module that each name is of.
@@ -36,8 +36,8 @@ WHERE = {
     "LockTimeout": "locks",
     "LockNotOwned": "locks",
     "invalidates": "signals",
-    "InvalidatingManager": "signals",
-    "InvalidatingQuerySet": "signals",
+    "InvalidatingManager": "querysets",
+    "InvalidatingQuerySet": "querysets",
 }
 
 __all__ = [

@@ -9,6 +9,7 @@ methods, copied from a table of the process; the store behind it is opened once 
 from __future__ import annotations
 
 import gc
+import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -20,7 +21,8 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache, default_
 from django.core.cache.backends.dummy import DummyCache as DjangoDummyCache
 from django.core.exceptions import ImproperlyConfigured
 
-from tezkor import _native, blocks, checks, isolation, names, options, servers, transactions
+from tezkor import _native, blocks, checks, isolation, names, options, servers, transactions, versions
+from tezkor.changes import story
 from tezkor.database import InDatabase
 from tezkor.migration import Migration
 from tezkor.verbs import Silent, Verbs, warn_about_globs
@@ -160,7 +162,7 @@ class TezkorCache(Verbs):
         if self.is_transactional and self._defer(data, timeout, version, tags, stale):
             return []
         failed = self._set_many(data, timeout, version, tags, stale)
-        self._remember(data, timeout, version, tags)
+        self._remember(data, timeout, version, tags, stale)
         return failed
 
     def add(
@@ -183,7 +185,7 @@ class TezkorCache(Verbs):
         tags = tags and list(tags)
         added = self._add(key, value, timeout, version, tags, stale)
         if added:
-            self._remember({key: value}, timeout, version, tags)
+            self._remember({key: value}, timeout, version, tags, stale)
         return added
 
     def touch(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None) -> bool:
@@ -192,10 +194,10 @@ class TezkorCache(Verbs):
             return self._touch(key, timeout, version)
         there = bool(held) if self.is_transactional else self._touch(key, timeout, version)
         if held:
-            lasting = self.lasting(timeout)
-            if lasting is not None and lasting is not DEFAULT_TIMEOUT and lasting <= 0:
-                held = (None, None)
-            self._change_own(key, version, held, partial(self._touch, key, timeout, version))
+            since = held.since if self.is_transactional else time.monotonic()
+            own = held._replace(timeout=self._seconds(timeout), since=since)
+            own = None if self._is_removal(timeout) else own
+            self._change_own(key, version, own, partial(self._touch, key, timeout, version))
         return there
 
     def delete(self, key: Any, version: Any = None) -> bool:
@@ -251,10 +253,11 @@ class TezkorCache(Verbs):
             return self._incr(key, delta, version)
         if not held:
             raise ValueError(f"Key '{key}' not found")
-        data, tags = held
-        value = _native.decode(data) + delta if self.is_transactional else self._incr(key, delta, version)
+        value = (
+            _native.decode(held.data) + delta if self.is_transactional else self._incr(key, delta, version)
+        )
         again = partial(self._incr, key, delta, version)
-        self._change_own(key, version, (_native.encode(value), tags), again)
+        self._change_own(key, version, held._replace(data=_native.encode(value)), again)
         return value
 
     def decr(
@@ -267,6 +270,10 @@ class TezkorCache(Verbs):
         timeout: Any = DEFAULT_TIMEOUT,
     ) -> Any:
         return self.incr(key, -delta, version, default=default, timeout=timeout)
+
+    def incr_version(self, key: Any, delta: int = 1, version: Any = None) -> Any:
+        """Move the entry to another version, with its tags and stale time; it gets the alias's TIMEOUT."""
+        return versions.move(self, key, delta, version)
 
     def clear(self) -> None:
         """Empty the LOCATION: all prefixes and versions, all aliases that share it, all processes."""
@@ -281,7 +288,10 @@ class TezkorCache(Verbs):
 
     def explain(self, key: Any, version: Any = None) -> dict[str, Any]:
         """Where the key is, since when, until when, its size and writer; or why it is not there."""
-        return self._explain(key, version)
+        own = self._held(key, version)
+        if own is None:
+            return self._explain(key, version)
+        return story(self._make_full_key(key, version), own)
 
     def stats(self) -> dict[str, Any]:
         """What all processes did with the LOCATION, and how full it is."""

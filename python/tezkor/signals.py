@@ -1,6 +1,7 @@
 """``invalidates(Product, tags=...)``: one line in place of receivers for save, delete and many-to-many changes.
 
-Bulk operations send no signals: a model whose manager is an ``InvalidatingManager`` invalidates for them too.
+What rows name is asked for before a change and after it, and invalidated afterwards. Bulk operations send no signals: a
+model whose manager is an ``InvalidatingManager`` (querysets.py) invalidates for them too.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from typing import Any
 
 from django.core.exceptions import ObjectDoesNotExist
 from django.db import models
+from django.db.models import NOT_PROVIDED
 from django.db.models.signals import class_prepared, m2m_changed, post_delete, post_save, pre_delete, pre_save
 
 from tezkor import _native
 from tezkor.aliases import caches
+from tezkor.relations import Relations, family
 
 logger = logging.getLogger("tezkor")
 
@@ -97,9 +100,11 @@ class Invalidation:
         self.bulk_tags = None if bulk_tags is None else list(bulk_tags)
         self.cache = cache
         self._before = f"_tezkor_{id(self)}"
+        self.is_dynamic = callable(tags) or callable(keys)
         _handles.setdefault(model, []).append(self)
-        for each in _family(model):
+        for each in family(model):
             self._connect(each)
+        self._relations = Relations(model, self.begin)
         class_prepared.connect(self._prepared, weak=False)
         m2m_changed.connect(self._related, weak=False)
 
@@ -117,13 +122,14 @@ class Invalidation:
 
     def disconnect(self) -> None:
         """Invalidates no more."""
-        for each in _family(self.model):
+        for each in family(self.model):
             pre_save.disconnect(self._saving, sender=each)
             post_save.disconnect(self._changed, sender=each)
             pre_delete.disconnect(self._deleting, sender=each)
             post_delete.disconnect(self._changed, sender=each)
         class_prepared.disconnect(self._prepared)
         m2m_changed.disconnect(self._related)
+        self._relations.disconnect()
         if self in _handles.get(self.model, []):
             _handles[self.model].remove(self)
 
@@ -138,6 +144,16 @@ class Invalidation:
     def named(self, instance: Any) -> tuple[Sequence[str], Sequence[str]]:
         """The tags and keys of an instance as it is now."""
         return _names(self.tags, instance), _names(self.keys, instance)
+
+    def begin(self, rows: Any) -> Changing:
+        """Rows of a queryset are about to change, all at once."""
+        names = Found(self.bulk_tags or ())
+        if self.bulk_tags is not None:
+            return Changing(self, rows.model, rows.db, (), names)
+        if not self.is_dynamic:
+            names.add(self.named(None))
+        pks = list(rows.values_list("pk", flat=True)) if self.is_dynamic else ()
+        return Changing(self, rows.model, rows.db, pks, names)
 
     def invalidate(self, names: Found) -> None:
         """Invalidates what was found."""
@@ -155,8 +171,11 @@ class Invalidation:
     def _saving(
         self, sender: Any, instance: Any, raw: bool = False, using: Any = None, **kwargs: Any
     ) -> None:
-        """What the row named before is asked of the database: one query for each save, and none for each load."""
-        if raw or instance._state.adding or not (callable(self.tags) or callable(self.keys)):
+        """What the row named before is asked of the database: one query for each save, and none for each load.
+
+        An instance that was not fetched may be saved over a row too.
+        """
+        if raw or not self.is_dynamic or _is_certainly_new(instance):
             return
         before = sender._base_manager.using(using).filter(pk=instance.pk).first()
         if before is not None:
@@ -186,16 +205,24 @@ class Invalidation:
         using: Any = None,
         **kwargs: Any,
     ) -> None:
-        if action not in ("post_add", "post_remove", "pre_clear", "post_clear"):
+        is_ours = self._is_ours(type(instance))
+        if not is_ours and not self._is_ours(model):
             return
-        if self._is_ours(type(instance)):
-            self.of([instance])
-        if self._is_ours(model):
-            if action == "pre_clear":
-                # Afterwards nobody knows which they were. Django clears in a transaction, whose commit repeats it.
-                self.of(_on_the_other_side(sender, instance))
-            for batch in _batches(pk_set or ()):
-                self.of(model._base_manager.using(using).filter(pk__in=batch))
+        kept = f"{self._before}_m2m"
+        if action.startswith("pre_"):
+            pks: Iterable[Any] = ()
+            if self._is_ours(model) and self.is_dynamic:
+                pks = pk_set if pk_set is not None else _pks_on_the_other_side(sender, instance)
+            names = Found()
+            if is_ours or not self.is_dynamic:
+                names.add(self.named(instance))
+            instance.__dict__[kept] = Changing(self, model, using, list(pks), names)
+            return
+        changing = instance.__dict__.pop(kept, None)
+        if changing is not None:
+            if is_ours:
+                changing.names.add(self.named(instance))
+            changing.end()
 
     def __repr__(self) -> str:
         return f"<invalidates {self.model.__name__}>"
@@ -213,17 +240,49 @@ class Found:
         self.keys.update(dict.fromkeys(names[1]))
 
 
-def _on_the_other_side(through: Any, instance: Any) -> Iterable[Any]:
+class Changing:
+    """Rows that are about to change: what they name before and after is invalidated at the end."""
+
+    def __init__(
+        self, handle: Invalidation, model: Any, using: Any, pks: Sequence[Any], names: Found
+    ) -> None:
+        self.handle = handle
+        self.model = model
+        self.using = using
+        self.pks = pks
+        self.names = names
+        self._look()
+
+    def end(self) -> None:
+        self._look()
+        self.handle.invalidate(self.names)
+
+    def _look(self) -> None:
+        for batch in batches(self.pks):
+            for row in self.model._base_manager.using(self.using).filter(pk__in=batch):
+                self.names.add(self.handle.named(row))
+
+
+def _is_certainly_new(instance: Any) -> bool:
+    """Whether there can be no row yet: Django only inserts an instance whose key it has made itself."""
+    if not instance._is_pk_set():
+        return True
+    key = instance._meta.pk
+    has_default = key.default is not NOT_PROVIDED or key.db_default is not NOT_PROVIDED
+    return bool(instance._state.adding) and has_default
+
+
+def _pks_on_the_other_side(through: Any, instance: Any) -> Iterable[Any]:
     for field in instance._meta.get_fields(include_hidden=True):
         if field.many_to_many and (field if field.auto_created else field.remote_field).through is through:
             name = field.get_accessor_name() if field.auto_created else field.name
-            yield from getattr(instance, name).all()
+            yield from getattr(instance, name).values_list("pk", flat=True)
             return
 
 
-def _family(model: type[models.Model]) -> list[type[models.Model]]:
-    """A model, its proxies and subclasses, as far as they are there."""
-    return [model, *(each for child in model.__subclasses__() for each in _family(child))]
+def handles_of(model: type[models.Model]) -> list[Invalidation]:
+    """The handles that a model's rows concern."""
+    return [handle for owner, handles in _handles.items() if issubclass(model, owner) for handle in handles]
 
 
 def _names(given: Names, instance: Any) -> Sequence[str]:
@@ -239,59 +298,8 @@ def _names(given: Names, instance: Any) -> Sequence[str]:
     return tuple(found)
 
 
-def _batches(values: Iterable[Any]) -> Iterable[list[Any]]:
+def batches(values: Iterable[Any]) -> Iterable[list[Any]]:
+    """As many at a time as one query takes."""
     left = iter(values)
     while batch := list(islice(left, BATCH)):
         yield batch
-
-
-class InvalidatingQuerySet(models.QuerySet):  # type: ignore[misc]
-    """A queryset whose bulk operations invalidate what ``invalidates(model, ...)`` names for each object.
-
-    ``update`` fetches the objects before and after, ``bulk_create`` knows them. ``bulk_update`` and the async twins
-    go through these, and for ``delete`` Django sends a signal for each object. What rows named before a
-    ``bulk_create(update_conflicts=True)`` is not known; ``_raw_delete`` and raw SQL are not seen.
-    """
-
-    def update(self, **values: Any) -> int:
-        handles = _of_model(self.model)
-        if not handles or self.query.is_sliced:  # Django refuses these
-            return int(super().update(**values))
-        self._for_write = True  # what is fetched comes from where it is written
-        found = {handle: Found(handle.bulk_tags or ()) for handle in handles}
-        pks: list[Any] = []
-        if any(handle.bulk_tags is None for handle in handles):
-            pks = list(self.order_by().values_list("pk", flat=True))
-        self._find(found, pks)
-        count = int(super().update(**values))
-        self._find(found, pks)
-        for handle, names in found.items():
-            handle.invalidate(names)
-        return count
-
-    update.alters_data = True  # type: ignore[attr-defined]
-
-    def bulk_create(self, objs: Iterable[Any], *args: Any, **kwargs: Any) -> list[Any]:
-        created: list[Any] = super().bulk_create(objs, *args, **kwargs)
-        for handle in _of_model(self.model):
-            if handle.bulk_tags is None:
-                handle.of(created)
-            else:
-                handle.invalidate(Found(handle.bulk_tags))
-        return created
-
-    bulk_create.alters_data = True  # type: ignore[attr-defined]
-
-    def _find(self, found: dict[Invalidation, Found], pks: list[Any]) -> None:
-        for batch in _batches(pks):
-            for instance in self.model._base_manager.using(self.db).filter(pk__in=batch):
-                for handle, names in found.items():
-                    if handle.bulk_tags is None:
-                        names.add(handle.named(instance))
-
-
-def _of_model(model: type[models.Model]) -> list[Invalidation]:
-    return [handle for owner, handles in _handles.items() if issubclass(model, owner) for handle in handles]
-
-
-InvalidatingManager = models.Manager.from_queryset(InvalidatingQuerySet, "InvalidatingManager")

@@ -20,6 +20,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
 from tezkor import _native, blocks, drivers, loads, names, transactions
 from tezkor._native import Load
+from tezkor.changes import Own, Pattern, Written
 from tezkor.locks import Lock, RateLimit
 from tezkor.twins import MISSING, AsyncTwins, away
 
@@ -48,20 +49,34 @@ class Verbs(AsyncTwins):
         self, key: Any, value: Any, timeout: Any, version: Any, tags: Any = None, stale: float | None = None
     ) -> None:
         """A set amid something: in a block of ``cache.load(key)``, or for a transactional alias."""
-        block = blocks.block_of(self, key, version)
-        if block is not None:
-            block.set(value, timeout, tags, stale)
-        elif not self.is_transactional or not self._defer({key: value}, timeout, version, tags, stale):
-            tags = tags and list(tags)
+        # A removal is not overtaken.
+        block = None if self._is_removal(timeout) else blocks.block_of(self, key, version)
+        if self.is_transactional and self._defer({key: value}, timeout, version, tags, stale, block):
+            return
+        tags = tags and list(tags)
+        if block is None:
             self._set(key, value, timeout, version, tags, stale)
-            self._remember({key: value}, timeout, version, tags)
+        elif self._held(key, version) is None:
+            block.set(value, timeout, tags, stale)
+        # Else this transaction has changed the key: what the block computed is for own reads alone.
+        self._remember({key: value}, timeout, version, tags, stale)
 
     def _defer(
-        self, data: Mapping[Any, Any], timeout: Any, version: Any, tags: Any, stale: float | None
+        self,
+        data: Mapping[Any, Any],
+        timeout: Any,
+        version: Any,
+        tags: Any,
+        stale: float | None,
+        block: blocks.Bracket | None = None,
     ) -> bool:
-        """Leaves a set to the commit of the transaction that this thread is in; False when it is in none."""
+        """Leaves a set to the commit of the transaction that this thread is in; False when it is in none.
+
+        What is set in a block is then no younger than the block.
+        """
         if not transactions.is_open():
             return False
+        birth = None if block is None else block._birth if block._load is None else block._load.birth
         kept = None if tags is None else list(tags)
         _native.check_terms(kept, stale)
         timeout = self.lasting(timeout)
@@ -69,46 +84,80 @@ class Verbs(AsyncTwins):
 
         def act() -> None:
             values = {key: _native.decode(data) for key, data in encoded.items()}
-            self._set_many(values, timeout, version, kept, stale)
+            if birth is None:
+                self._set_many(values, timeout, version, kept, stale)
+                return
+            for key, value in values.items():
+                self._set_born(birth, key, value, timeout, version, kept, stale)
 
         return transactions.write(
             self,
             act,
-            lambda: self._written(encoded, timeout, version, kept),
+            lambda: self._written(encoded, timeout, version, kept, stale, None),
             lambda: self._delete_many(list(encoded), version),
         )
 
-    def _remember(self, data: Mapping[Any, Any], timeout: Any, version: Any, tags: Any) -> None:
+    def _set_born(
+        self, birth: int, key: Any, value: Any, timeout: Any, version: Any, tags: Any, stale: float | None
+    ) -> None:
+        """A set of what was known at a logical time: if it was invalidated since, there is nothing afterwards."""
+        load = self._load(key, version, birth, 0.0, True, True)
+        if type(load) is not Load or not load.store(value, self.lasting(timeout), tags, stale):
+            self._delete(key, version)
+
+    def _remember(
+        self, data: Mapping[Any, Any], timeout: Any, version: Any, tags: Any, stale: float | None
+    ) -> None:
         """Own reads of what this transaction had invalidated see what it has set since."""
         if transactions.open_changes() <= 0:
             return
 
-        def written() -> transactions.Written:
+        def written() -> Written:
             encoded = {key: _native.encode(value) for key, value in data.items()}
-            return self._written(encoded, self.lasting(timeout), version, tags)
+            return self._written(encoded, timeout, version, tags, stale, time.monotonic())
 
         transactions.remember(self, written)
 
     def _written(
-        self, encoded: Mapping[Any, bytes], timeout: Any, version: Any, tags: Any
-    ) -> transactions.Written:
-        gone = timeout is not None and timeout is not DEFAULT_TIMEOUT and timeout <= 0
+        self,
+        encoded: Mapping[Any, bytes],
+        timeout: Any,
+        version: Any,
+        tags: Any,
+        stale: float | None,
+        since: float | None,
+    ) -> Written:
+        is_gone, seconds, named = self._is_removal(timeout), self._seconds(timeout), frozenset(tags or ())
         return {
-            self._make_full_key(key, version): (None if gone else data, tags) for key, data in encoded.items()
+            self._make_full_key(key, version): None if is_gone else Own(data, named, seconds, stale, since)
+            for key, data in encoded.items()
         }
 
+    def _seconds(self, timeout: Any) -> float | None:
+        seconds: float | None = self.lasting(timeout)
+        return self.default_timeout if seconds is DEFAULT_TIMEOUT else seconds
+
+    def _is_removal(self, timeout: Any) -> bool:
+        """Whether what is stored for so long expires at once."""
+        seconds: Any = self._seconds(timeout)
+        try:
+            return seconds is not None and bool(seconds <= 0)
+        except TypeError:
+            kind = type(seconds).__name__
+            raise TypeError(f"timeout must be a number of seconds, or None for ever, not {kind}") from None
+
     def _held(self, key: Any, version: Any) -> Any:
-        """What this transaction has made of a key: bytes and tags; False: nothing; None: it has not changed it."""
+        """What this transaction has made of a key: an ``Own``; False: it is not there; None: it has not changed it."""
         if transactions.open_changes() <= 0:
             return None
         return transactions.held(self, self._make_full_key(key, version))
 
-    def _change_own(self, key: Any, version: Any, held: Any, act: Callable[[], Any]) -> None:
+    def _change_own(self, key: Any, version: Any, own: Own | None, act: Callable[[], Any]) -> None:
         """Has own reads see what `add`, `touch` or `incr` did to a key that this transaction had changed.
 
         A transactional alias does it at the commit, after what was called before; others have done it.
         """
-        written = {self._make_full_key(key, version): held}
+        written = {self._make_full_key(key, version): own}
         if not self.is_transactional:
             transactions.remember(self, lambda: written)
         else:
@@ -198,7 +247,9 @@ class Verbs(AsyncTwins):
 
         Reads the whole LOCATION. With a KEY_FUNCTION they are the full keys.
         """
-        return self._keys(pattern, version)
+        found = self._keys(pattern, version)
+        view = transactions.view_of(self)
+        return found if view is None else view.keys_of(Pattern(self, pattern, version), found)
 
     def iter_keys(
         self, pattern: str = "*", version: Any = None, itersize: int | None = None
@@ -208,16 +259,25 @@ class Verbs(AsyncTwins):
 
     def delete_pattern(self, pattern: str, version: Any = None, itersize: int | None = None) -> int:
         """Removes the entries whose key fits; how many there were. Loads under way do not bring them back."""
-        found = 0
+        if not transactions.is_open():
+            return self._delete_pattern(pattern, version)
+        self._matches(pattern, "", version)  # a wrong pattern is told now, not at the commit
+        which = Pattern(self, pattern, version)
+        found = self._count(which) if self.is_transactional else 0
 
         def act() -> None:
             nonlocal found
             found = self._delete_pattern(pattern, version)
 
-        if transactions.is_open():
-            self._keys(pattern, version)  # a wrong pattern is told now, not at the commit
-        transactions.invalidate(self, act, fits=lambda full_key: self._matches(pattern, full_key, version))
+        transactions.invalidate(self, act, pattern=which)
         return found
+
+    def _count(self, which: Pattern) -> int:
+        """How many keys fit, as this transaction sees it."""
+        view = transactions.view_of(self)
+        if view is not None and view.hides_all_of(which):
+            return len(view.keys_of(which, []))
+        return len(self.keys(which.text, which.version))
 
     async def adelete_pattern(self, pattern: str, version: Any = None, itersize: int | None = None) -> int:
         return await self._answer(self.delete_pattern, pattern, version)
@@ -234,7 +294,8 @@ class Verbs(AsyncTwins):
 
     def pttl(self, key: Any, version: Any = None) -> int | None:
         """Milliseconds until the entry expires: None for never, 0 when there is none."""
-        left = self._ttl_ms(key, version)
+        own = self._held(key, version)
+        left = self._ttl_ms(key, version) if own is None else own.left_ms() if own else 0
         return left if left is None else max(left, 0)
 
     async def apttl(self, key: Any, version: Any = None) -> int | None:
@@ -271,7 +332,7 @@ class Verbs(AsyncTwins):
 
     def persist(self, key: Any, version: Any = None) -> bool:
         """Has the entry never expire; whether there is one that would have."""
-        return self._ttl_ms(key, version) not in (None, -1) and self.touch(key, None, version)
+        return bool(self.pttl(key, version)) and self.touch(key, None, version)
 
     async def apersist(self, key: Any, version: Any = None) -> bool:
         return await self._answer(self.persist, key, version)

@@ -45,6 +45,7 @@ pub fn explain<'py>(py: Python<'py>, alias: &Alias, full: &[u8], user_key: &str)
     let seconds = |ms: Option<u64>| ms.map(|ms| ms as f64 / 1000.0);
     answer.set_item("created", seconds(story.created_unix_ms))?;
     answer.set_item("expires", seconds(story.expires_unix_ms))?;
+    answer.set_item("stale", story.stale_ms as f64 / 1000.0)?;
     describe(&answer, story.codec.unwrap_or_default(), story.size_bytes)?;
     let tags: Vec<String> = story.tags.iter().map(|tag| String::from_utf8_lossy(tag).into_owned()).collect();
     answer.set_item("tags", tags)?;

@@ -52,6 +52,8 @@ pub struct Explanation {
     pub created_unix_ms: Option<u64>,
     /// When it expires; `None` for never.
     pub expires_unix_ms: Option<u64>,
+    /// How long after that it may be served while it is loaded.
+    pub stale_ms: u64,
     /// The encoded size.
     pub size_bytes: usize,
     /// The number of its codec.

@@ -106,6 +106,7 @@ impl SegmentStore {
         let to_wall = |time_ms: u64| (wall_now(self, now_ms) + time_ms).saturating_sub(now_ms);
         explanation.created_unix_ms = Some(to_wall(located.header.created_ms));
         explanation.expires_unix_ms = (expires_ms != NEVER_MS).then(|| to_wall(expires_ms));
+        explanation.stale_ms = located.header.stale_ms;
         explanation.size_bytes =
             located.header.value_length.max(if located.header.kind == Kind::Count { 8 } else { 0 });
         explanation.codec = Some(located.header.codec);
