@@ -346,7 +346,7 @@ impl FarCache {
     #[pyo3(signature = (/))]
     fn clear(&self, py: Python<'_>) -> PyResult<()> {
         let cleared = py.detach(|| self.store.clear(self.space));
-        self.quiet(py, cleared)?;
+        self.listed(py, cleared)?;
         Ok(())
     }
 
@@ -354,7 +354,7 @@ impl FarCache {
     #[pyo3(signature = (/))]
     fn clear_prefix(&self, py: Python<'_>) -> PyResult<()> {
         let cleared = py.detach(|| self.store.clear_prefix(self.space));
-        self.quiet(py, cleared)?;
+        self.listed(py, cleared)?;
         Ok(())
     }
 
@@ -383,7 +383,7 @@ impl FarCache {
                 true
             })
         });
-        self.quiet(py, scanned)?;
+        self.listed(py, scanned)?;
         found.sort();
         found.dedup();
         let keys = PyList::empty(py);
@@ -411,7 +411,7 @@ impl FarCache {
     fn delete_pattern(&self, py: Python<'_>, pattern: &str, version: Option<Object<'_>>) -> PyResult<u64> {
         let pattern = self.keys.pattern(Some(pattern), version.as_ref(), py)?;
         let removed = py.detach(|| self.store.remove_where(self.space, &|full| pattern.matches(full)));
-        Ok(self.quiet(py, removed)?.unwrap_or(0))
+        Ok(self.listed(py, removed)?.unwrap_or(0))
     }
 
     /// A fresh value that is not due for an early refresh; else a Load.
@@ -819,8 +819,16 @@ impl FarCache {
             Err(error) => {
                 // An interrupt cuts an exchange.
                 py.check_signals()?;
-                if self.strict || error.is_unsupported() { Err(raised(&error)) } else { Ok(None) }
+                if self.strict { Err(raised(&error)) } else { Ok(None) }
             }
+        }
+    }
+
+    /// As `quiet`, but that a server which cannot list its names says so.
+    fn listed<T>(&self, py: Python<'_>, result: Result<T, Error>) -> PyResult<Option<T>> {
+        match &result {
+            Err(error) if error.is_unsupported() => Err(raised(error)),
+            _ => self.quiet(py, result),
         }
     }
 

@@ -17,8 +17,9 @@
 //! any number of processes read without a lock and write without one whose holder could die; evicts by S3-FIFO; validates
 //! decoded copies by an atomic load or two; keeps an account of invalidations in logical time.
 //!
-//! What it does not do: it starts no thread, opens no socket, decodes nothing (see [`codec`] for the format that Django's
-//! values are in), and never runs what it reads.
+//! What it does not do: on this machine's memory it starts no thread and opens no socket (stores on servers do, for their
+//! connections and to look a name up); it decodes nothing (see [`codec`] for the format that Django's values are in), and never
+//! runs what it reads.
 //!
 //! The file to read first is `cache.rs`; the bytes are drawn in `docs/format.md`.
 
