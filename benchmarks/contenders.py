@@ -31,6 +31,8 @@ class Contender(NamedTuple):
 TEZKOR = "tezkor"
 LOCMEM = "LocMemCache"
 DISKCACHE = "diskcache"
+TEZKOR_REDIS = "tezkor Redis"
+TEZKOR_MEMCACHED = "tezkor Memcached"
 
 CONTENDERS = [
     Contender(
@@ -82,6 +84,26 @@ CONTENDERS = [
             "BACKEND": "diskcache.DjangoCache",
             "LOCATION": str(place.directory / "diskcache"),
             "OPTIONS": {"size_limit": 2**30},
+        },
+    ),
+    Contender(
+        TEZKOR_REDIS,
+        ("tezkor._native",),
+        "redis",
+        lambda place: {
+            "BACKEND": "tezkor.backends.RedisCache",
+            "LOCATION": f"unix://{place.redis}?db=2",
+            "OPTIONS": {"REGION": f"bench-{place.run}"},
+        },
+    ),
+    Contender(
+        TEZKOR_MEMCACHED,
+        ("tezkor._native",),
+        "memcached",
+        lambda place: {
+            "BACKEND": "tezkor.backends.MemcachedCache",
+            "LOCATION": place.memcached,
+            "OPTIONS": {"REGION": f"bench-{place.run}"},
         },
     ),
     Contender(

@@ -96,7 +96,7 @@ def test_a_settings_file_of_django_redis_runs_as_it_stands_but_for_the_path():
         COMPRESSOR="django_redis.compressors.zlib.ZlibCompressor",
     )
     assert default.arguments == {"reply_timeout": 2.0, "connect_timeout": 1.0, "connections": 7}
-    assert default.cache == {"strict": True}
+    assert default.cache == {"strict": True, "compress_min_bytes": 1024}
     assert default.explained.keys() == {
         "CONNECTION_POOL_KWARGS['retry_on_timeout']",
         "SERIALIZER",

@@ -199,7 +199,7 @@ class FarCache:
         key_function: Callable[[Any, str, Any], str] | None = None,
         validate_key: Callable[[str], None] | None = None,
         pickle: bool = True,
-        compress_min_bytes: int = 1024,
+        compress_min_bytes: int = 0,
         keys: Sequence[str | bytes] = [],
         encrypt: bool = False,
         jitter: float = 0.0,
@@ -483,7 +483,7 @@ class Seal:
         *,
         encrypt: bool = False,
         pickle: bool = True,
-        compress_min_bytes: int = 1024,
+        compress_min_bytes: int = 0,
     ) -> Seal: ...
     def seal(self, full_key: bytes, value: Any, /, header: bytes = b"") -> bytes:
         """The codec byte and the payload, for this key and this header only."""

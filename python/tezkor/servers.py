@@ -347,10 +347,9 @@ def _ignore_exceptions(settings: Settings, value: Any) -> None:
 
 
 def _compressor(settings: Settings, value: Any) -> None:
-    name = value if isinstance(value, str) else str(value)
-    if "identity" in name.lower():
-        settings.cache["compress_min_bytes"] = 0
-    else:
+    name = (value if isinstance(value, str) else str(value)).lower()
+    settings.cache["compress_min_bytes"] = 0 if "identity" in name else 1024
+    if "identity" not in name and "zstd" not in name:
         settings.explained["COMPRESSOR"] = (
             "values of a KiB and more are compressed by zstd (COMPRESS_MIN_BYTES)"
         )

@@ -98,10 +98,10 @@ impl FarCache {
     #[new]
     #[pyo3(signature = (
         server, machine, /, *, name, prefix = String::new(), version = None, timeout = Given::No, default_timeout = None,
-        key_function = None, validate_key = None, pickle = true, compress_min_bytes = 1024, keys = vec![], encrypt = false,
+        key_function = None, validate_key = None, pickle = true, compress_min_bytes = 0, keys = vec![], encrypt = false,
         jitter = 0.0, strict = false,
     ), text_signature = "(server, machine, /, *, name, prefix='', version=1, timeout=300, default_timeout=None, \
-        key_function=None, validate_key=None, pickle=True, compress_min_bytes=1024, keys=[], encrypt=False, \
+        key_function=None, validate_key=None, pickle=True, compress_min_bytes=0, keys=[], encrypt=False, \
         jitter=0.0, strict=False)")]
     #[allow(clippy::too_many_arguments)]
     fn new(
