@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_loads import wait_until
+from bounded import SOAK, Started, alarm, wait_until
 from test_processes import PROCESSES, SPAWN, cache_in, say, together
 
 import tezkor
@@ -19,10 +19,16 @@ from tezkor.backends import TezkorCache
 from tezkor.test import clear_caches
 
 
+@pytest.fixture(autouse=True)
+def bounded() -> Any:
+    with alarm(600 if SOAK else 120):
+        yield
+
+
 @pytest.fixture
 def cache() -> Any:
     clear_caches()
-    return TezkorCache("", {})
+    return TezkorCache("", {"OPTIONS": {"TIMEOUTS": {"LONG": 100, "EVER": None, "NEVER": 0}}})
 
 
 def test_a_lock_is_held_by_one_and_given_back(cache):
@@ -75,7 +81,7 @@ def test_waiting_for_a_lock_ends_with_it_or_in_time(cache):
     assert 0.09 < time.monotonic() - started < 1
     with pytest.raises(tezkor.LockTimeout, match="at once"):
         cache.lock("report", blocking=False).__enter__()
-    threading.Timer(0.1, lambda: cache._release("report", held.token)).start()
+    threading.Timer(0.1, cache._release, ("report", held.token)).start()
     with cache.lock("report", blocking_timeout=5):
         pass
 
@@ -115,16 +121,50 @@ def test_neither_clear_nor_eviction_takes_a_lock_away(cache):
 @pytest.mark.parametrize(
     ("terms", "error", "text"),
     [
-        ({"timeout": "x"}, ValueError, "timeout is 'x'"),
+        ({"timeout": "x"}, ValueError, r"the timeout 'x' is not in OPTIONS\['TIMEOUTS'\]"),
+        ({"timeout": [1]}, ValueError, r"timeout is \[1\]: write a number of seconds, or None"),
         ({"timeout": -1}, ValueError, "timeout is -1"),
+        ({"timeout": float("nan")}, ValueError, "timeout is nan"),
+        ({"timeout": float("inf")}, ValueError, "timeout is inf"),
         ({"timeout": 0}, ValueError, "locks nothing"),
-        ({"blocking_timeout": "x"}, ValueError, "blocking_timeout"),
+        ({"timeout": "NEVER"}, ValueError, "locks nothing"),
+        (
+            {"blocking_timeout": "x"},
+            ValueError,
+            "blocking_timeout is 'x': write a number of seconds, or None",
+        ),
         ({"tiemout": 1}, TypeError, "tiemout"),
     ],
 )
 def test_wrong_arguments_are_told(cache, terms, error, text):
     with pytest.raises(error, match=text):
         cache.lock("report", **terms)
+
+
+def test_wrong_arguments_of_its_verbs_are_told(cache):
+    lock = cache.lock("report")
+    for call in (lock.acquire, lock.aacquire):
+        with pytest.raises(ValueError, match="blocking_timeout is 'x': write a number of seconds"):
+            call(blocking_timeout="x")
+    assert not lock.locked()
+    with lock:
+        for timeout, text in (
+            ("x", "the timeout 'x' is not in"),
+            (0, "locks nothing"),
+            (-1, "timeout is -1"),
+        ):
+            with pytest.raises(ValueError, match=text):
+                lock.extend(timeout)
+        assert lock.owned()
+
+
+def test_timeouts_of_locks_may_be_names(cache):
+    lock = cache.lock("report", timeout="LONG")
+    assert lock.timeout == 100
+    assert cache.lock("report", timeout="EVER").timeout is None
+    with lock:
+        lock.extend("LONG")
+        lock.extend("EVER")
 
 
 def count_up(folder: str, number: int, barrier: Any) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
-from tezkor import _native, flights, loads, transactions
+from tezkor import flights, loads, transactions
 from tezkor._native import Load
 from tezkor.drivers import arun, run
 from tezkor.flights import Flight
+from tezkor.terms import Adaptive, Terms, check_terms
 
 # How many blocks are open in this process: while there are none, a set asks no further.
 open_blocks = 0
@@ -52,7 +53,7 @@ class Bracket:
         return self._enter(await arun(self._begin()))
 
     def _begin(self) -> Generator[Any, Any, Load | None]:
-        asked = loads.Asked(self.cache, self.version, loads.Source(None, False), loads.Terms())
+        asked = loads.Asked(self.cache, self.version, loads.Source(None, False), Terms())
         waits = True
         while True:
             found = asked.begin(self.key)
@@ -93,7 +94,7 @@ class Bracket:
 
         Where the block began with a value, invalidations alone overtake it.
         """
-        _native.check_terms(tags, stale)
+        check_terms(self.cache.lasting(timeout), {"tags": tags, "stale": stale})
         if not self._tokens:
             return False
         load = self._load
@@ -105,7 +106,7 @@ class Bracket:
             load.end()
             return False
         try:
-            return bool(run(loads.store(self.cache, load, value, loads.Adaptive(timeout, tags, stale))))
+            return bool(run(loads.store(self.cache, load, value, Adaptive(timeout, tags, stale))))
         finally:
             if self._load is None:
                 load.end()

@@ -17,11 +17,9 @@ import contextlib
 import inspect
 import time
 from collections.abc import Generator, Iterable, Mapping
-from dataclasses import dataclass
 from types import CoroutineType, FunctionType, MethodType
 from typing import Any, NamedTuple
 
-from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from django.core.exceptions import ObjectDoesNotExist, PermissionDenied, SynchronousOnlyOperation
 from django.http import Http404
 
@@ -29,6 +27,7 @@ from tezkor import _native, flights, transactions
 from tezkor._native import Load
 from tezkor.drivers import Away, Body, Call, Complete, LateError, Wait
 from tezkor.flights import Flight, Where
+from tezkor.terms import Adaptive, Terms
 
 # Between two looks at whether somebody waits for what this caller runs, which two callers could do for each other.
 SLICE_SECONDS = 0.05
@@ -54,27 +53,6 @@ class Skip:
 
 
 skip = Skip()
-
-
-@dataclass
-class Adaptive:
-    """What a loader that takes an argument is given: it may decide how long what it returns lives."""
-
-    timeout: Any
-    tags: list[str]
-    stale: float | None
-
-
-class Terms(NamedTuple):
-    """How a load is run and stored."""
-
-    timeout: Any = DEFAULT_TIMEOUT
-    tags: Iterable[str] | None = None
-    stale: float | None = None
-    background: bool = False
-    soft_timeout: float | None = None
-    hard_timeout: float | None = None
-    cache_none: bool = True
 
 
 class Source(NamedTuple):
@@ -109,7 +87,35 @@ class Asked(NamedTuple):
     beta: float = 1.0
 
     def begin(self, key: Any) -> Any:
-        return begin(self.cache, key, self.version, self.beta)
+        return begin(self.cache, plain(key), self.version, self.beta)
+
+    def alone(self, key: Any) -> Load:
+        return alone(self.cache, plain(key), self.version)
+
+    def get(self, key: Any) -> Any:
+        """What is there, or Unset."""
+        return self.cache._get(plain(key), Unset, self.version)
+
+
+class Boxed:
+    """A key that no dict takes, such as a list, of which Django makes a text."""
+
+    __slots__ = ("key",)
+
+    def __init__(self, key: Any) -> None:
+        self.key = key
+
+
+def is_hashable(key: Any) -> bool:
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True
+
+
+def plain(key: Any) -> Any:
+    return key.key if type(key) is Boxed else key
 
 
 class Absent:
@@ -135,12 +141,12 @@ def get_or_set(
 ) -> Body:
     """The body of ``get_or_set`` once ``begin`` has found no fresh value."""
     try:
-        plan = Terms(timeout, **terms)
-        _check(cache, plan)
+        plan = read(timeout, terms)
     except BaseException:
         load.end()
         close(default)
         raise
+    key = key if is_hashable(key) else Boxed(key)
     found = yield from _fetch(Asked(cache, version, Source(default, False), plan, beta), {key: load})
     return found.get(key)
 
@@ -149,11 +155,8 @@ def get_many_or_set(
     cache: Any, keys: Iterable[Any], loader: Any, timeout: Any, version: Any, beta: float = 1.0, **terms: Any
 ) -> Generator[Any, Any, dict[Any, Any]]:
     """The body of ``get_many_or_set``."""
-    plan = Terms(timeout, **terms)
-    _check(cache, plan)
-    if not callable(loader):
-        raise TypeError("loader must be a callable that takes the list of missing keys and returns a dict")
-    asked = Asked(cache, version, Source(loader, True), plan, beta)
+    plan = read(timeout, terms)
+    asked = Asked(cache, version, source_of_many(loader), plan, beta)
     looked: dict[Any, Any] = {}
     try:
         for key in dict.fromkeys(keys):
@@ -166,11 +169,15 @@ def get_many_or_set(
     return {key: found[key] for key in wanted if key in found}
 
 
+def source_of_many(loader: Any) -> Source:
+    if not callable(loader):
+        raise TypeError("loader must be a callable that takes the list of missing keys and returns a dict")
+    return Source(loader, True)
+
+
 def refresh(cache: Any, key: Any, default: Any, timeout: Any, version: Any, **terms: Any) -> Body:
     """Runs the loader now, whatever is there, and stores what it returns unless it is overtaken."""
-    plan = Terms(timeout, **terms)
-    _check(cache, plan)
-    asked = Asked(cache, version, Source(default, False), plan)
+    asked = Asked(cache, version, Source(default, False), read(timeout, terms))
     own = {key: alone(cache, key, version)}
     found = yield from _run(asked, own, Flight(_by_place(cache, own)))
     return found.get(key)
@@ -187,14 +194,14 @@ def alone(cache: Any, key: Any, version: Any) -> Load:
     return load
 
 
-def _check(cache: Any, plan: Terms) -> None:
-    """A wrong argument is told before a loader runs."""
-    _native.check_terms(plan.tags, plan.stale)
-    cache.lasting(plan.timeout)
-    for name in ("soft_timeout", "hard_timeout"):
-        seconds = getattr(plan, name)
-        if seconds is not None and not (isinstance(seconds, (int, float)) and seconds >= 0):
-            raise ValueError(f"{name} is {seconds!r}: write a number of seconds, or None for no limit")
+def read(timeout: Any, terms: Mapping[str, Any]) -> Terms:
+    """The terms, which were checked, but for tags that may be an iterable to be read once."""
+    plan = Terms(timeout, **terms)
+    if plan.tags is None:
+        return plan
+    tags = list(plan.tags)
+    _native.check_terms(tags, None)
+    return plan._replace(tags=tags)
 
 
 def close(default: Any) -> None:
@@ -240,7 +247,7 @@ def _fetch(asked: Asked, looked: dict[Any, Any]) -> Generator[Any, Any, dict[Any
                 over[key] = yield from wait(asked, load, flight, deadline)
             for key, (load, flight) in busy.items():
                 if not over[key]:
-                    looked[key] = alone(asked.cache, key, asked.version)
+                    looked[key] = asked.alone(key)
                     continue
                 # A load that began when this caller had come is as good as one of its own, stored or not.
                 theirs = flight if flight is not None and flight.birth >= since[key] else None
@@ -262,7 +269,7 @@ def _look_again(asked: Asked, key: Any, where: Where, theirs: Flight | None) -> 
         value = theirs.values.get(where, Unset)
         if value is not Unset and (value is not Absent or asked.source.is_many):
             # No load is begun, which others would wait for.
-            stored = asked.cache._get(key, Unset, asked.version)
+            stored = asked.get(key)
             if stored is not Unset:
                 return {key: stored}
             if value is Absent or value is skip:
@@ -328,7 +335,7 @@ def _instead(asked: Asked, own: Mapping[Any, Load]) -> dict[Any, Any] | None:
     """
     found = {}
     for key in own:
-        value = asked.cache._load(key, asked.version, transactions.birth(asked.cache), 0.0, False, True)
+        value = asked.cache._load(plain(key), asked.version, transactions.birth(asked.cache), 0.0, False, True)
         if type(value) is Load:
             has_value, served = value.has_value, value.value
             value.end()

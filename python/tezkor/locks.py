@@ -10,6 +10,8 @@ import math
 import time
 from typing import Any, NamedTuple
 
+from tezkor import terms
+
 # Between two looks of a task at a lock that another has.
 SHORTEST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.001, 0.02
 
@@ -35,23 +37,19 @@ class Lock:
         cache: Any,
         name: Any,
         version: Any = None,
-        timeout: float | None = None,
+        timeout: float | str | None = None,
         blocking: bool = True,
         blocking_timeout: float | None = None,
         **ignored: Any,
     ) -> None:
-        for what, seconds in (("timeout", timeout), ("blocking_timeout", blocking_timeout)):
-            if seconds is not None and not (isinstance(seconds, (int, float)) and seconds >= 0):
-                raise ValueError(f"{what} is {seconds!r}: write a number of seconds, or None for no limit")
-        if timeout == 0:
-            raise ValueError("timeout is 0: a lock that is lost at once locks nothing")
         if unknown := ignored.keys() - {"sleep", "thread_local", "client", "lock_class"}:
             raise TypeError(f"a lock takes no argument {sorted(unknown)[0]!r}")
         self.cache = cache
         self.name = name
         self.version = version
-        self.timeout = timeout
+        self.timeout = self._lasting(timeout)
         self.blocking = blocking
+        check_blocking_timeout(blocking_timeout)
         self.blocking_timeout = blocking_timeout
         self.token = 0
 
@@ -89,7 +87,8 @@ class Lock:
 
     def extend(self, timeout: float | None) -> None:
         """Has the lock last so many seconds from now on. Raises LockNotOwned when it was lost before."""
-        if not self.token or not self.cache._extend(self.name, self.token, timeout, self.version):
+        seconds = self._lasting(timeout)
+        if not self.token or not self.cache._extend(self.name, self.token, seconds, self.version):
             raise LockNotOwned(
                 f"the lock {self.name!r} is not this one's: its timeout is over, or it was not acquired"
             )
@@ -102,6 +101,13 @@ class Lock:
         """Whether this object has it. Another process may take it in the next moment if its timeout ends then."""
         return bool(self.token) and self.cache._owns(self.name, self.token, self.version)
 
+    def _lasting(self, timeout: Any) -> Any:
+        timeout = self.cache.lasting(timeout)
+        terms.limit("timeout")(timeout)
+        if timeout == 0:
+            raise ValueError("timeout is 0: a lock that is lost at once locks nothing")
+        return timeout
+
     def _try(self) -> bool:
         token = self.cache._acquire(self.name, self.timeout, self.version)
         if token:
@@ -109,6 +115,7 @@ class Lock:
         return bool(token)
 
     def _deadline(self, blocking: bool | None, blocking_timeout: float | None) -> float:
+        check_blocking_timeout(blocking_timeout)
         blocking = self.blocking if blocking is None else blocking
         seconds = self.blocking_timeout if blocking_timeout is None else blocking_timeout
         if not blocking:
@@ -142,6 +149,10 @@ class Lock:
 
     def __repr__(self) -> str:
         return f"<tezkor.locks.Lock {self.name!r}{' held' if self.token else ''}>"
+
+
+def check_blocking_timeout(given: Any) -> None:
+    terms.limit("blocking_timeout")(given)
 
 
 class RateLimit(NamedTuple):

@@ -21,6 +21,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from tezkor import _native, blocks, drivers, loads, names, transactions
 from tezkor._native import Load
 from tezkor.locks import Lock, RateLimit
+from tezkor.terms import check_terms, milliseconds, moment, period_of, whole
 from tezkor.twins import MISSING, AsyncTwins, away
 
 # Keys with a glob character for which the warning was given.
@@ -43,6 +44,12 @@ class Verbs(AsyncTwins):
     def lasting(self, timeout: Any) -> Any:
         """A timeout that may be a name of ``OPTIONS["TIMEOUTS"]``."""
         return names.timeout(self._plan.timeouts, timeout) if isinstance(timeout, str) else timeout
+
+    def ends_at_once(self, timeout: Any) -> bool:
+        """Whether what is stored with this timeout, which is checked, expires at once."""
+        seconds = self.default_timeout if timeout is DEFAULT_TIMEOUT else self.lasting(timeout)
+        check_terms(seconds, {})
+        return seconds is not None and seconds <= 0
 
     def _set_within(
         self, key: Any, value: Any, timeout: Any, version: Any, tags: Any = None, stale: float | None = None
@@ -129,7 +136,10 @@ class Verbs(AsyncTwins):
         caller's back), ``beta`` (eagerness of early refresh, 0 for none), ``soft_timeout`` and ``hard_timeout``
         (seconds for the loader), ``cache_none`` (False: a None is returned and not stored).
         """
-        beta = terms.get("beta", 1.0)
+        beta = 1.0
+        if terms or not (timeout is DEFAULT_TIMEOUT or timeout is None or type(timeout) is int):
+            check_terms(self.lasting(timeout) if type(timeout) is str else timeout, terms)
+            beta = terms.get("beta", 1.0)
         found = self._load(key, version, transactions.birth(self) if transactions.open_births else None, beta)
         if type(found) is not Load:
             return found
@@ -139,6 +149,11 @@ class Verbs(AsyncTwins):
         self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None, **terms: Any
     ) -> Any:
         """Like ``get_or_set``; a coroutine function as default, or anything awaitable, is awaited on a miss."""
+        try:
+            check_terms(self.lasting(timeout), terms)
+        except BaseException:
+            loads.close(default)
+            raise
         if not self._near:  # a disk may make it wait
             value = await self.aget(key, MISSING, version)
             if value is not MISSING:
@@ -160,6 +175,7 @@ class Verbs(AsyncTwins):
     ) -> dict[Any, Any]:
         """The values of the keys; ``loader`` is called once, with the list of those that are missing, and returns a
         dict."""
+        check_terms(self.lasting(timeout), terms)
         return drivers.run(loads.get_many_or_set(self, keys, loader, timeout, version, **terms))
 
     async def aget_many_or_set(
@@ -171,6 +187,7 @@ class Verbs(AsyncTwins):
         **terms: Any,
     ) -> dict[Any, Any]:
         """Like ``get_many_or_set``; the loader may be a coroutine function."""
+        check_terms(self.lasting(timeout), terms)
         return await drivers.arun(loads.get_many_or_set(self, keys, loader, timeout, version, **terms))
 
     def load(self, key: Any, version: Any = None) -> Any:
@@ -247,24 +264,29 @@ class Verbs(AsyncTwins):
     async def aexpire(self, key: Any, timeout: Any, version: Any = None) -> bool:
         return await self._answer(self.expire, key, timeout, version)
 
-    def pexpire(self, key: Any, timeout: float, version: Any = None) -> bool:
-        """Has the entry expire in so many milliseconds from now; whether there is one."""
-        return self.touch(key, timeout / 1000, version)
+    def pexpire(self, key: Any, timeout: Any, version: Any = None) -> bool:
+        """Has the entry expire in so many milliseconds from now; whether there is one.
 
-    async def apexpire(self, key: Any, timeout: float, version: Any = None) -> bool:
+        A name of TIMEOUTS stands for the time that it is, which is written in seconds.
+        """
+        is_name = isinstance(timeout, str)
+        return self.touch(key, self.lasting(timeout) if is_name else milliseconds(timeout), version)
+
+    async def apexpire(self, key: Any, timeout: Any, version: Any = None) -> bool:
         return await self._answer(self.pexpire, key, timeout, version)
 
     def expire_at(self, key: Any, when: datetime | float, version: Any = None) -> bool:
         """Has the entry expire at a time: a datetime, or seconds since 1970."""
-        seconds = when.timestamp() if isinstance(when, datetime) else float(when)
-        return self.touch(key, max(seconds - time.time(), 0), version)
+        return self.touch(key, max(moment(when, "seconds") - time.time(), 0), version)
 
     async def aexpire_at(self, key: Any, when: datetime | float, version: Any = None) -> bool:
         return await self._answer(self.expire_at, key, when, version)
 
     def pexpire_at(self, key: Any, when: datetime | float, version: Any = None) -> bool:
         """The same with milliseconds since 1970."""
-        return self.expire_at(key, when if isinstance(when, datetime) else when / 1000, version)
+        return self.expire_at(
+            key, when if isinstance(when, datetime) else moment(when, "milliseconds") / 1000, version
+        )
 
     async def apexpire_at(self, key: Any, when: datetime | float, version: Any = None) -> bool:
         return await self._answer(self.pexpire_at, key, when, version)
@@ -284,20 +306,20 @@ class Verbs(AsyncTwins):
 
     # Locks and rate limits
 
-    def lock(self, name: Any, version: Any = None, timeout: float | None = None, **terms: Any) -> Lock:
+    def lock(self, name: Any, version: Any = None, timeout: float | str | None = None, **terms: Any) -> Lock:
         """A lock that all processes of the LOCATION share: a context manager, sync and async.
 
-        ``timeout``: seconds after which it is lost; None: when it is released, or its process ends.
+        ``timeout``: seconds after which it is lost, or a name; None: when it is released, or its process ends.
         ``blocking_timeout``: seconds to wait for it at most.
         """
         return Lock(self, name, version=version, timeout=timeout, **terms)
 
-    def rate_limit(self, key: Any, limit: int, period: float, version: Any = None) -> RateLimit:
-        """Uses a limit of so many uses in each period (seconds) once; true while it is kept. Exact across
+    def rate_limit(self, key: Any, limit: int, period: float | str, version: Any = None) -> RateLimit:
+        """Uses a limit of so many uses in each period (seconds, or a name) once; true while it is kept. Exact across
         processes."""
-        return RateLimit(*self._rate(key, limit, period, version))
+        return RateLimit(*self._rate(key, whole("limit", limit), period_of(self.lasting(period)), version))
 
-    async def arate_limit(self, key: Any, limit: int, period: float, version: Any = None) -> RateLimit:
+    async def arate_limit(self, key: Any, limit: int, period: float | str, version: Any = None) -> RateLimit:
         return await self._answer(self.rate_limit, key, limit, period, version)
 
 

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use crate::cache::Cache;
 use crate::codec::Unreadable;
 use crate::codec::far::FarFormat;
-use crate::key::{KeyRule, key_text};
+use crate::key::{GivenPattern, KeyRule, key_text};
 use crate::load::{End, Load};
 use crate::report;
 use crate::scratch::{self, dice};
@@ -368,7 +368,7 @@ impl FarCache {
     fn keys<'py>(
         &self,
         py: Python<'py>,
-        pattern: Option<&str>,
+        pattern: Option<GivenPattern<'_>>,
         version: Option<Object<'py>>,
     ) -> PyResult<Bound<'py, PyList>> {
         let pattern = self.keys.pattern(pattern, version.as_ref(), py)?;
@@ -396,7 +396,7 @@ impl FarCache {
     fn matches(
         &self,
         py: Python<'_>,
-        pattern: &str,
+        pattern: GivenPattern<'_>,
         full_key: &Bound<'_, PyString>,
         version: Option<Object<'_>>,
     ) -> PyResult<bool> {
@@ -406,7 +406,7 @@ impl FarCache {
 
     /// Removes the entries of this prefix and version whose key fits the pattern; how many there were.
     #[pyo3(signature = (pattern, version = None, /))]
-    fn delete_pattern(&self, py: Python<'_>, pattern: &str, version: Option<Object<'_>>) -> PyResult<u64> {
+    fn delete_pattern(&self, py: Python<'_>, pattern: GivenPattern<'_>, version: Option<Object<'_>>) -> PyResult<u64> {
         let pattern = self.keys.pattern(Some(pattern), version.as_ref(), py)?;
         let removed = py.detach(|| self.store.remove_where(self.space, &|full| pattern.matches(full)));
         Ok(self.quiet(py, removed)?.unwrap_or(0))
