@@ -132,20 +132,17 @@ class Bracket:
 
 
 class NoBracket:
-    """A block that protects nothing, where nothing is kept."""
+    """A block where nothing is kept: it protects nothing, and there is never a value."""
 
     missing = True
     value = None
-    token = 1
 
-    def set(self, value: Any, *terms: Any, **more: Any) -> bool:
+    def __init__(self, cache: Any, key: Any, version: Any = None) -> None:
+        self.cache, self.key, self.version = cache, key, version
+
+    def set(self, value: Any, timeout: Any = DEFAULT_TIMEOUT, tags: Any = None, stale: Any = None) -> bool:
+        self.cache.set(self.key, value, timeout, self.version, tags=tags, stale=stale)
         return False
-
-    def acquire(self, *terms: Any, **more: Any) -> bool:
-        return True
-
-    def release(self) -> None:
-        pass
 
     def __enter__(self) -> NoBracket:
         return self

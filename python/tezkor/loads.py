@@ -433,20 +433,6 @@ def _by_place(cache: Any, own: Mapping[Any, Load]) -> dict[Where, Load]:
     return {where_of(cache, load): load for load in own.values()}
 
 
-def only(loader: Any) -> Body:
-    """A body that runs a loader and keeps nothing."""
-    value = yield Call(loader, ())
-    return None if value is skip else value
-
-
-def call(default: Any, timeout: Any, terms: dict[str, Any]) -> Any:
-    """What a loader returns where nothing is kept."""
-    if not callable(default):
-        return default
-    adaptive = Adaptive(timeout, list(terms.get("tags") or ()), terms.get("stale"))
-    return default(adaptive) if _takes_an_argument(default) else default()
-
-
 def _takes_an_argument(loader: Any) -> bool:
     if not callable(loader) or isinstance(loader, type):
         return False

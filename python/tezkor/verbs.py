@@ -21,6 +21,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from tezkor import _native, blocks, drivers, loads, names, transactions
 from tezkor._native import Load
 from tezkor.locks import Lock, RateLimit
+from tezkor.silent import Silent
 from tezkor.terms import check_terms, milliseconds, moment, period_of, whole
 from tezkor.twins import MISSING, AsyncTwins, away
 
@@ -310,7 +311,8 @@ class Verbs(AsyncTwins):
         """A lock that all processes of the LOCATION share: a context manager, sync and async.
 
         ``timeout``: seconds after which it is lost, or a name; None: when it is released, or its process ends.
-        ``blocking_timeout``: seconds to wait for it at most.
+        ``blocking_timeout``: seconds to wait for it at most. ``thread_local``: whether it is the thread's or the
+        task's that acquired it (the default), or is shared by those that have the object.
         """
         return Lock(self, name, version=version, timeout=timeout, **terms)
 
@@ -341,148 +343,6 @@ def warn_about_globs(cache: Any, keys: list[Any], version: Any) -> None:
                 stacklevel=3,
             )
             return
-
-
-class Silent(AsyncTwins):
-    """The same verbs where nothing is kept: loaders run, everybody gets a lock of this process, no limit is
-    reached."""
-
-    location = "dummy://"
-
-    def get_or_set(
-        self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None, **terms: Any
-    ) -> Any:
-        self.make_and_validate_key(key, version=version)
-        value = loads.call(default, timeout, terms)
-        return None if value is loads.skip else value
-
-    async def aget_or_set(
-        self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None, **terms: Any
-    ) -> Any:
-        value = self.get_or_set(key, default, timeout, version, **terms)
-        value = await value if drivers.is_awaitable(value) else value
-        return None if value is loads.skip else value
-
-    def set(
-        self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None, **terms: Any
-    ) -> None:
-        super().set(key, value, timeout, version)
-
-    def add(
-        self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None, **terms: Any
-    ) -> bool:
-        return super().add(key, value, timeout, version)
-
-    def set_many(
-        self, data: Mapping[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: Any = None, **terms: Any
-    ) -> list[Any]:
-        return super().set_many(data, timeout, version)
-
-    def incr(
-        self, key: Any, delta: Any = 1, version: Any = None, *, default: Any = None, timeout: Any = None
-    ) -> Any:
-        return super().incr(key, delta, version) if default is None else default + delta
-
-    def decr(
-        self,
-        key: Any,
-        delta: Any = 1,
-        version: Any = None,
-        *,
-        default: Any = None,
-        timeout: Any = DEFAULT_TIMEOUT,
-    ) -> Any:
-        return self.incr(key, -delta, version, default=default, timeout=timeout)
-
-    def get_many_or_set(
-        self,
-        keys: Iterable[Any],
-        loader: Any,
-        timeout: Any = DEFAULT_TIMEOUT,
-        version: Any = None,
-        **terms: Any,
-    ) -> dict[Any, Any]:
-        wanted = list(dict.fromkeys(keys))
-        loaded = loader(wanted) if wanted else {}
-        return {key: loaded[key] for key in wanted if key in loaded and loaded[key] is not loads.skip}
-
-    async def aget_many_or_set(
-        self, keys: Iterable[Any], loader: Any, *args: Any, **terms: Any
-    ) -> dict[Any, Any]:
-        wanted = list(dict.fromkeys(keys))
-        loaded: Any = loader(wanted) if wanted else {}
-        loaded = await loaded if drivers.is_awaitable(loaded) else loaded
-        return {key: loaded[key] for key in wanted if key in loaded and loaded[key] is not loads.skip}
-
-    def load(self, key: Any, version: Any = None) -> blocks.NoBracket:
-        return blocks.NoBracket()
-
-    def lock(self, name: Any, *args: Any, **terms: Any) -> blocks.NoBracket:
-        return blocks.NoBracket()
-
-    def rate_limit(self, key: Any, limit: int, period: float, version: Any = None) -> RateLimit:
-        return RateLimit(True, limit, 0.0)
-
-    async def arate_limit(self, key: Any, limit: int, period: float, version: Any = None) -> RateLimit:
-        return RateLimit(True, limit, 0.0)
-
-    def invalidate_tags(self, *tags: str) -> None:
-        pass
-
-    async def ainvalidate_tags(self, *tags: str) -> None:
-        pass
-
-    def keys(self, pattern: str = "*", version: Any = None) -> list[str]:
-        return []
-
-    def iter_keys(
-        self, pattern: str = "*", version: Any = None, itersize: int | None = None
-    ) -> Iterator[str]:
-        return iter(())
-
-    def delete_pattern(self, pattern: str, version: Any = None, itersize: int | None = None) -> int:
-        return 0
-
-    async def adelete_pattern(self, pattern: str, version: Any = None, itersize: int | None = None) -> int:
-        return 0
-
-    def clear_prefix(self) -> None:
-        pass
-
-    def key(self, name: str, /, **fields: Any) -> str:
-        return f"{name}:{sorted(fields.items())}"
-
-    def expire(self, key: Any, timeout: Any, version: Any = None) -> bool:
-        return False
-
-    pexpire = expire_at = pexpire_at = expire
-
-    async def aexpire(self, key: Any, timeout: Any, version: Any = None) -> bool:
-        return False
-
-    apexpire = aexpire_at = apexpire_at = aexpire
-
-    def persist(self, key: Any, version: Any = None) -> bool:
-        return False
-
-    async def apersist(self, key: Any, version: Any = None) -> bool:
-        return False
-
-    async def attl(self, key: Any, version: Any = None) -> int:
-        return 0
-
-    apttl = attl
-
-    def ttl(self, key: Any, version: Any = None) -> int:
-        return 0
-
-    pttl = ttl
-
-    def explain(self, key: Any, version: Any = None) -> dict[str, Any]:
-        return {"key": self.make_and_validate_key(key, version=version), "found": False, "reason": "dummy"}
-
-    def stats(self) -> dict[str, Any]:
-        return {}
 
 
 __all__ = ["Load", "Silent", "Verbs"]
