@@ -863,7 +863,7 @@ def test_a_task_that_is_cancelled_before_its_load_began_leaves_nothing(cache):
             raise AssertionError
 
         assert await cache.aget_or_set("k", loader, background=True) == "old"
-        for task in drivers._tasks:
+        for task in drivers._tasks[asyncio.get_running_loop()]:
             task.cancel()
 
     asyncio.run(scene())

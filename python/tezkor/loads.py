@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import threading
 import time
 from collections.abc import Generator, Iterable, Mapping
 from types import CoroutineType, FunctionType, MethodType
@@ -25,14 +26,13 @@ from django.http import Http404
 
 from tezkor import _native, flights, transactions
 from tezkor._native import Load
-from tezkor.drivers import Away, Body, Call, Complete, LateError, Wait
-from tezkor.flights import Flight, Where
+from tezkor.drivers import LOOK_SECONDS, Away, Body, Call, Complete, LateError, Wait, Waited
+from tezkor.flights import Flight, Owned, Where
+from tezkor.patience import Patience
 from tezkor.terms import Adaptive, Terms
 
 # Between two looks at whether somebody waits for what this caller runs, which two callers could do for each other.
 SLICE_SECONDS = 0.05
-# Where nobody has to look: a wait ends by itself.
-LONGEST_SECONDS = 3600.0
 
 
 class LoadTimeout(TimeoutError):
@@ -179,7 +179,7 @@ def refresh(cache: Any, key: Any, default: Any, timeout: Any, version: Any, **te
     """Runs the loader now, whatever is there, and stores what it returns unless it is overtaken."""
     asked = Asked(cache, version, Source(default, False), read(timeout, terms))
     own = {key: alone(cache, key, version)}
-    found = yield from _run(asked, own, Flight(_by_place(cache, own)))
+    found = yield from _run(asked, own, Owned(_by_place(cache, own)))
     return found.get(key)
 
 
@@ -244,7 +244,7 @@ def _fetch(asked: Asked, looked: dict[Any, Any]) -> Generator[Any, Any, dict[Any
                 found.update((yield from _owned(asked, own, deadline)))
             over = {}
             for key, (load, flight) in busy.items():
-                over[key] = yield from wait(asked, load, flight, deadline)
+                over[key] = yield from wait(asked, key, load, flight, deadline)
             for key, (load, flight) in busy.items():
                 if not over[key]:
                     looked[key] = asked.alone(key)
@@ -281,23 +281,32 @@ def _look_again(asked: Asked, key: Any, where: Where, theirs: Flight | None) -> 
 
 
 def wait(
-    asked: Asked, load: Load, flight: Flight | None, deadline: float | None
+    asked: Asked, key: Any, load: Load, flight: Flight | None, deadline: float | None
 ) -> Generator[Any, Any, bool]:
     """Waits until the load of others is over. False when this caller must not wait for it."""
     where = where_of(asked.cache, load)
+    patience = Patience()
     while True:
         holding = [held for held in flights.holding.get() if not held.done.is_set()]
         # The caller runs this very load, or somebody waits for one that it runs and may be waited for by this one.
-        if any(where in held.loads or held.is_awaited() for held in holding):
+        if any(where in held.places or held.is_awaited() for held in holding):
             return False
-        seconds = SLICE_SECONDS if holding else LONGEST_SECONDS
+        if flight is not None:
+            flight.look()
+        seconds = SLICE_SECONDS if holding else LOOK_SECONDS
         if deadline is not None:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise _late(asked)
             seconds = min(seconds, left)
-        if (yield Wait(load, seconds, flight)):
+        waited = yield Wait(load, seconds, flight, patience)
+        if waited is Waited.IN_VAIN:
+            return False
+        # Where another that waited ran the loader too, there may be a value before the load is over.
+        if waited is Waited.OVER or (flight is not None and flight.turns and asked.get(key) is not Unset):
             return True
+        # It is announced a little later than it begins.
+        flight = flight or flights.open_flights.get(where)
 
 
 def _late(asked: Asked) -> LoadTimeout:
@@ -308,14 +317,15 @@ def _late(asked: Asked) -> LoadTimeout:
 def _owned(asked: Asked, own: dict[Any, Load], deadline: float | None) -> Generator[Any, Any, dict[Any, Any]]:
     """Runs the loads that this caller owns, within their limits."""
     plan = asked.plan
-    flight = Flight(_by_place(asked.cache, own))
+    owned = Owned(_by_place(asked.cache, own))
+    flight = owned.flight
     has_values = all(load.has_value for load in own.values())
-    seconds = None if deadline is None else max(deadline - time.monotonic(), 0)
+    seconds = _left(deadline)
     if has_values and plan.soft_timeout is not None:
         seconds = plan.soft_timeout if seconds is None else min(seconds, plan.soft_timeout)
     background = plan.background and has_values
     stale = {key: load.value for key, load in own.items()} if background else {}
-    body = _run(asked, own, flight)
+    body = _run(asked, own, owned)
     # At once, and not when the body begins: those who come before that must find it.
     flight.announce()
     try:
@@ -328,6 +338,10 @@ def _owned(asked: Asked, own: dict[Any, Load], deadline: float | None) -> Genera
     return result
 
 
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(deadline - time.monotonic(), 0)
+
+
 def _instead(asked: Asked, own: Mapping[Any, Load]) -> dict[Any, Any] | None:
     """What may be served when the loader does not bring it; None unless there is something for each key.
 
@@ -335,7 +349,9 @@ def _instead(asked: Asked, own: Mapping[Any, Load]) -> dict[Any, Any] | None:
     """
     found = {}
     for key in own:
-        value = asked.cache._load(plain(key), asked.version, transactions.birth(asked.cache), 0.0, False, True)
+        value = asked.cache._load(
+            plain(key), asked.version, transactions.birth(asked.cache), 0.0, False, True
+        )
         if type(value) is Load:
             has_value, served = value.has_value, value.value
             value.end()
@@ -346,9 +362,10 @@ def _instead(asked: Asked, own: Mapping[Any, Load]) -> dict[Any, Any] | None:
     return found
 
 
-def _run(asked: Asked, own: dict[Any, Load], flight: Flight) -> Generator[Any, Any, dict[Any, Any]]:
+def _run(asked: Asked, own: dict[Any, Load], owned: Owned) -> Generator[Any, Any, dict[Any, Any]]:
     """Runs the loader and ends the loads: the one place where that happens."""
-    plan = asked.plan
+    plan, flight = asked.plan, owned.flight
+    flight.thread = threading.get_ident()
     adaptive = Adaptive(plan.timeout, list(plan.tags or ()), plan.stale)
     held = flights.holding.set((*flights.holding.get(), flight))
     try:
@@ -389,11 +406,12 @@ def _run(asked: Asked, own: dict[Any, Load], flight: Flight) -> Generator[Any, A
         # What cannot be stored is no failure of the source, which may be asked again at once.
         if flight.error is None:
             flight.fail(error)
-        _end(own)
         raise
     finally:
-        flights.holding.reset(held)
+        # First of all: whoever asks for the keys later would wait for ever.
+        _end(own)
         flight.finish()
+        flights.reset(flights.holding, held)
 
 
 def _is_answer(error: BaseException) -> bool:
