@@ -789,10 +789,49 @@ def test_what_is_invalidated_while_its_loader_fails_is_not_served_as_stale(cache
         cache.invalidate_tags("t")
         time.sleep(0.3)
 
+        return "new"
 
-    with pytest.raises(tezkor.LoadTimeout):
-        cache.get_or_set("soft", slow, soft_timeout=0.1, hard_timeout=5)
-    time.sleep(0.3)
+    # There is nothing left to be served at the soft limit: its caller waits on.
+    assert cache.get_or_set("soft", slow, soft_timeout=0.1, hard_timeout=5) == "new"
+
+
+def test_a_soft_limit_alone_never_ends_a_load(cache):
+    """What was stale when the load began may be invalidated before the limit: there is nothing to serve then, and the
+    caller was told of a hard limit that it had not set."""
+
+    def overtaking():
+        cache.delete("k")
+        time.sleep(0.2)
+        return "new"
+
+    async def aovertaking():
+        await cache.adelete("k")
+        await asyncio.sleep(0.2)
+        return "new"
+
+    def fails():
+        cache.delete("k")
+        time.sleep(0.2)
+        raise ZeroDivisionError
+
+    def become_stale():
+        cache.set("k", "old", 0.01, stale=60)
+        time.sleep(0.02)
+
+    become_stale()
+    assert cache.get_or_set("k", overtaking, 60, soft_timeout=0.05) == "new"
+    become_stale()
+    assert cache.get_many_or_set(["k"], lambda keys: {"k": overtaking()}, soft_timeout=0.05) == {"k": "new"}
+    for loader in (overtaking, aovertaking):
+        become_stale()
+        assert in_loop(cache.aget_or_set("k", loader, 60, soft_timeout=0.05)) == "new"
+    become_stale()
+    with pytest.raises(ZeroDivisionError):
+        cache.get_or_set("k", fails, soft_timeout=0.05)
+    become_stale()
+    with pytest.raises(tezkor.LoadTimeout, match=r"hard_timeout = 0.1 s"):
+        cache.get_or_set("k", overtaking, soft_timeout=0.05, hard_timeout=0.1)
+    time.sleep(0.2)
 
 
 def test_an_exception_shows_everybody_where_the_loader_raised_it(cache):

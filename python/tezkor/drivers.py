@@ -77,6 +77,13 @@ class Complete(NamedTuple):
         return self.background or self.seconds is not None
 
 
+class Follow(NamedTuple):
+    """Wait on for a body that did not end within its limit: what came of it."""
+
+    flight: Flight
+    seconds: float | None
+
+
 class Away(NamedTuple):
     """Call in a thread: encoding a lazy value (a queryset) asks the database, which Django forbids in an event loop."""
 
@@ -141,6 +148,10 @@ def _do(effect: Any, loop: asyncio.AbstractEventLoop | None) -> Any:
             if patience.is_lost(flight):
                 return Waited.IN_VAIN
             return Waited.OVER if load.wait(seconds) else Waited.GOES_ON
+        case Follow(flight, seconds):
+            if not flight.done.wait(seconds):
+                raise LateError
+            return flight.result()
         case Away(method, arguments):
             return method(*arguments)
         case Complete(body, flight, _, seconds, background):
@@ -192,6 +203,10 @@ async def _ado(effect: Any) -> Any:
             return await value if is_awaitable(value) else value
         case Wait(load, seconds, flight, _):
             return Waited.OVER if await _await_load(load, seconds, flight) else Waited.GOES_ON
+        case Follow(flight, seconds):
+            if not await _await_flight(flight, seconds):
+                raise LateError
+            return flight.result()
         case Away(method, arguments):
             return await sync_to_async(method, thread_sensitive=True)(*arguments)
         case Complete(body, flight, loader, seconds, background):

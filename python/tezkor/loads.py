@@ -26,7 +26,7 @@ from django.http import Http404
 
 from tezkor import _native, flights, transactions
 from tezkor._native import Load
-from tezkor.drivers import LOOK_SECONDS, Away, Body, Call, Complete, LateError, Wait, Waited
+from tezkor.drivers import LOOK_SECONDS, Away, Body, Call, Complete, Follow, LateError, Wait, Waited
 from tezkor.flights import Flight, Owned, Where
 from tezkor.patience import Patience
 from tezkor.terms import Adaptive, Terms
@@ -332,10 +332,19 @@ def _owned(asked: Asked, own: dict[Any, Load], deadline: float | None) -> Genera
         found = yield Complete(body, flight, asked.source.loader, seconds, background)
     except LateError:
         found = _instead(asked, own) if has_values else None
-        if found is None:
-            raise _late(asked) from None
+        if found is None:  # what there was has been invalidated meanwhile, or there was nothing
+            found = yield from _follow(asked, flight, deadline)
     result: dict[Any, Any] = stale if found is None else found
     return result
+
+
+def _follow(asked: Asked, flight: Flight, deadline: float | None) -> Generator[Any, Any, dict[Any, Any]]:
+    """What comes of a load that outlived its ``soft_timeout``, within its ``hard_timeout``."""
+    try:
+        found: dict[Any, Any] = yield Follow(flight, _left(deadline))
+    except LateError:
+        raise _late(asked) from None
+    return found
 
 
 def _left(deadline: float | None) -> float | None:
