@@ -80,6 +80,10 @@ def test_none_may_be_left_out_and_skip_stores_nothing(cache):
     for _ in range(2):
         assert cache.get_or_set("k", loader, cache_none=False) is None
     assert loader.runs == 2
+    # A batch left out what was not to be cached, where one key was returned.
+    found = cache.get_many_or_set(["n", "v"], lambda keys: {"n": None, "v": 1}, cache_none=False)
+    assert found == {"n": None, "v": 1}
+    assert cache.get_many(["n", "v"]) == {"v": 1}
     skipping = Loader(tezkor.skip)
     assert cache.get_or_set("s", skipping, 60) is None
     assert not cache.has_key("s")

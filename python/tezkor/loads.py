@@ -394,8 +394,6 @@ def _run(asked: Asked, own: dict[Any, Load], owned: Owned) -> Generator[Any, Any
         found = {}
         for key, load in own.items():
             value = loaded[key] if key in loaded else Absent  # noqa: SIM401 any mapping will do
-            if value is None and asked.source.is_many and not plan.cache_none:
-                value = skip
             is_kept = value is not Absent and value is not skip and (value is not None or plan.cache_none)
             if is_hidden(asked.cache, load, adaptive.tags):
                 load.end()  # nor handed to those who wait
