@@ -838,6 +838,77 @@ def test_a_soft_limit_alone_never_ends_a_load(cache):
     time.sleep(0.2)
 
 
+def test_what_was_not_stored_is_handed_over_as_a_copy(cache):
+    """Those who wait for a load that is overtaken get what it brought, each as an object of its own."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def loader():
+        begun.set()
+        go_on.wait(5)
+        return ["a", "list"]
+
+    first = Started(cache.get_or_set, "k", loader)
+    assert begun.wait(5)
+    waiting = [Started(cache.get_or_set, "k", lambda: "their own") for _ in range(3)]
+    wait_until(lambda: cache.stats()["loads_awaited"] >= 3)
+    time.sleep(0.05)
+    cache.delete("k")
+    go_on.set()
+    found = [each.result() for each in [first, *waiting]]
+    assert found[0] == ["a", "list"]
+    assert ["a", "list"] in found[1:], "nobody was handed anything"
+    assert not cache.has_key("k") or cache.get("k") == "their own"
+    lists = [each for each in found if isinstance(each, list)]
+    assert len({id(each) for each in lists}) == len(lists)
+
+
+def test_a_block_of_a_transaction_stores_nothing_that_others_must_not_see(cache):
+    begun, end = threading.Event(), threading.Event()
+
+    def change():
+        with transaction.atomic():
+            cache.invalidate_tags("t")
+            with cache.load("k") as block:
+                assert not block.set("uncommitted", tags=["t"])
+            begun.set()
+            end.wait(5)
+
+    changing = Started(change)
+    assert begun.wait(5)
+    seen = cache.get("k")
+    end.set()
+    changing.result()
+    assert seen is None
+    assert cache.get("k") is None
+
+
+def test_threads_that_run_loaders_leave_no_database_connection_open(project):
+    project.settings("with_database")
+    database = "{'default': {'ENGINE': 'django.db.backends.sqlite3', 'NAME': 'file.sqlite3'}}"
+    with (project.folder / "with_database.py").open("a") as settings:
+        settings.write(f"DATABASES = {database}\n")
+    said = project.python(
+        """
+        import django; django.setup()
+        import time
+        from django.core.cache import cache
+        from django.db import connections
+        kept = []
+        def loader():
+            wrapper = connections["default"]
+            wrapper.cursor().execute("SELECT 1")
+            kept.append(wrapper)
+        cache.get_or_set("k", loader, hard_timeout=30)
+        end = time.monotonic() + 10
+        while kept[0].connection is not None and time.monotonic() < end:
+            time.sleep(0.01)
+        print("open" if kept[0].connection else "closed")
+    """,
+        settings="with_database",
+    )
+    assert said == "closed"
+
+
 def test_an_exception_shows_everybody_where_the_loader_raised_it(cache):
     def the_loader():
         time.sleep(0.15)

@@ -312,6 +312,27 @@ def test_a_forked_child_owns_nothing(cache):
     lock.release()
 
 
+def test_who_is_cancelled_while_it_waits_for_a_lock_does_not_take_it(cache):
+    async def scene():
+        held = cache.lock("report")
+        assert held.acquire()
+
+        async def wait():
+            async with cache.lock("report"):
+                raise AssertionError
+
+        waiting = asyncio.ensure_future(wait())
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        held.release()
+        await asyncio.sleep(0.1)
+        assert not held.locked()
+
+    asyncio.run(scene())
+
+
 def count_up(folder: str, number: int, barrier: Any) -> None:
     """Reads and writes a number without any atomicity but the lock's."""
     cache = cache_in(folder)
