@@ -524,11 +524,18 @@ def test_keys_of_ones_own(key, made):
         ({"tags": ["product:{pk}"]}, ValueError, "names pk, which price"),
         ({"tags": ["product:{}"]}, ValueError, "name its fields"),
         ({"tags": [5]}, TypeError, "hold 5"),
+        ({"stale": "x"}, TypeError, "stale must be a number of seconds"),
+        ({"stale": float("nan")}, ValueError, "stale must be a number of seconds"),
+        ({"soft_timeout": "x"}, ValueError, "soft_timeout is 'x': write a number of seconds, or None"),
+        ({"hard_timeout": -1}, ValueError, "hard_timeout is -1: write a number of seconds, or None"),
+        ({"beta": "x"}, ValueError, "beta is 'x': write 1"),
+        ({"timeout": float("inf")}, ValueError, "timeout is inf: write a number of seconds, or None"),
+        ({"timeout": [60]}, TypeError, "timeout must be a number of seconds, or None"),
     ],
 )
-def test_wrong_keys_and_tags_are_told_when_the_function_is_decorated(terms, error, says):
+def test_wrong_arguments_are_told_when_the_function_is_decorated(terms, error, says):
     with pytest.raises(error, match=re.escape(says)):
-        tezkor.cached(60, **terms)(price.__wrapped__)
+        tezkor.cached(**{"timeout": 60, **terms})(price.__wrapped__)
 
 
 def test_wrong_answers_of_functions_are_told_at_the_call():

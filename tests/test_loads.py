@@ -10,29 +10,28 @@ import threading
 import time
 import traceback
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from bounded import SOAK, Started, alarm, for_each, in_loop, in_threads, wait_until
 from django.core.exceptions import ObjectDoesNotExist, PermissionDenied
 from django.db import transaction
 from django.http import Http404
 from test_processes import PROCESSES, SPAWN, cache_in, say, together
 
 import tezkor
-from tezkor import blocks, drivers, flights, loads
+from tezkor import blocks, drivers, flights
 from tezkor.backends import TezkorCache
 from tezkor.test import clear_caches
-
-SOAK = os.environ.get("SOAK") == "1"
 
 
 @pytest.fixture(autouse=True)
 def empty() -> Any:
     clear_caches()
-    yield
+    with alarm(600 if SOAK else 90):
+        yield
     assert not flights.open_flights, "a flight was left behind"
-    assert blocks.open_blocks == 0
+    assert not blocks.open_blocks
 
 
 @pytest.fixture
@@ -59,19 +58,6 @@ class Loader:
         return self.value
 
 
-def in_threads(work: Any, count: int = 8) -> list[Any]:
-    """What each thread returns or raises."""
-
-    def safely(_: int) -> Any:
-        try:
-            return work()
-        except Exception as error:
-            return error
-
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(safely, range(count)))
-
-
 def test_threads_share_one_run_and_get_values_of_their_own(cache):
     loader = Loader(["a", "list"], 0.05)
     found = in_threads(lambda: cache.get_or_set("k", loader))
@@ -94,6 +80,10 @@ def test_none_may_be_left_out_and_skip_stores_nothing(cache):
     for _ in range(2):
         assert cache.get_or_set("k", loader, cache_none=False) is None
     assert loader.runs == 2
+    # A batch left out what was not to be cached, where one key was returned.
+    found = cache.get_many_or_set(["n", "v"], lambda keys: {"n": None, "v": 1}, cache_none=False)
+    assert found == {"n": None, "v": 1}
+    assert cache.get_many(["n", "v"]) == {"v": 1}
     skipping = Loader(tezkor.skip)
     assert cache.get_or_set("s", skipping, 60) is None
     assert not cache.has_key("s")
@@ -160,13 +150,12 @@ def test_a_stale_value_is_served_while_one_caller_refreshes(cache):
     cache.set("k", "old", 0.01, stale=60)
     time.sleep(0.02)
     loader = Loader("new", 0.2)
-    with ThreadPoolExecutor(1) as pool:
-        refreshing = pool.submit(cache.get_or_set, "k", loader)
-        loader.begun.wait(5)
-        started = time.monotonic()
-        assert cache.get_or_set("k", loader) == "old"
-        assert time.monotonic() - started < 0.1
-        assert refreshing.result() == "new"
+    refreshing = Started(cache.get_or_set, "k", loader)
+    loader.begun.wait(5)
+    started = time.monotonic()
+    assert cache.get_or_set("k", loader) == "old"
+    assert time.monotonic() - started < 0.1
+    assert refreshing.result() == "new"
     assert loader.runs == 1
 
 
@@ -216,19 +205,18 @@ def test_who_came_after_the_invalidation_never_gets_what_was_loaded_before_it(ca
         go_on.wait(5)
         return value
 
-    with ThreadPoolExecutor(3) as pool:
-        first = pool.submit(cache.get_or_set, "k", loader)
-        begun.wait(5)
-        early = pool.submit(cache.get_or_set, "k", loader)
-        time.sleep(0.1)
-        source[0] = "new"
-        cache.delete("k")
-        late = pool.submit(cache.get_or_set, "k", loader)
-        time.sleep(0.1)
-        go_on.set()
-        assert first.result() == "old"
-        assert late.result() == "new"
-        assert early.result() in ("old", "new")
+    first = Started(cache.get_or_set, "k", loader)
+    begun.wait(5)
+    early = Started(cache.get_or_set, "k", loader)
+    time.sleep(0.1)
+    source[0] = "new"
+    cache.delete("k")
+    late = Started(cache.get_or_set, "k", loader)
+    time.sleep(0.1)
+    go_on.set()
+    assert first.result() == "old"
+    assert late.result() == "new"
+    assert early.result() in ("old", "new")
     assert cache.get("k") == "new"
 
 
@@ -253,11 +241,10 @@ def test_loads_that_wait_for_each_other_end(cache):
         return load
 
     started = time.monotonic()
-    with ThreadPoolExecutor(2) as pool:
-        one = pool.submit(cache.get_or_set, "a", loader("a", "b"))
-        two = pool.submit(cache.get_or_set, "b", loader("b", "a"))
-        assert one.result(10)[0] == "a"
-        assert two.result(10)[0] == "b"
+    one = Started(cache.get_or_set, "a", loader("a", "b"))
+    two = Started(cache.get_or_set, "b", loader("b", "a"))
+    assert one.result(10)[0] == "a"
+    assert two.result(10)[0] == "b"
     assert time.monotonic() - started < 5
 
 
@@ -279,7 +266,7 @@ def test_tasks_share_one_run_and_a_cancelled_one_does_not_cancel_it(cache):
         gc.collect()
         return await asyncio.gather(*others[1:])
 
-    assert asyncio.run(scene()) == ["loaded"] * 19
+    assert in_loop(scene()) == ["loaded"] * 19
     assert len(runs) == 1
     assert cache.get("k") == "loaded"
 
@@ -295,10 +282,9 @@ def test_waiting_never_holds_up_the_loop(cache):
             ticks += 1
         return ticks, await waiting
 
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(cache.get_or_set, "k", loader)
-        loader.begun.wait(5)
-        ticks, value = asyncio.run(scene())
+    Started(cache.get_or_set, "k", loader)
+    loader.begun.wait(5)
+    ticks, value = in_loop(scene())
     assert value == "loaded"
     assert ticks > 10
     assert loader.runs == 1
@@ -341,14 +327,7 @@ def test_stale_values_are_refreshed_in_the_background(cache):
         await asyncio.sleep(0.05)
         return await cache.aget("a")
 
-    assert asyncio.run(scene()) == "new"
-
-
-def wait_until(holds: Any, seconds: float = 5) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.005)
+    assert in_loop(scene()) == "new"
 
 
 def test_limits_of_a_loader(cache):
@@ -375,7 +354,7 @@ def test_limits_of_a_loader(cache):
         await asyncio.sleep(0.15)
         return await cache.aget("async")
 
-    assert asyncio.run(scene()) == "late"
+    assert in_loop(scene()) == "late"
 
 
 def test_a_dear_value_is_refreshed_before_it_expires_and_a_cheap_one_is_not(cache):
@@ -445,8 +424,7 @@ def test_many_that_overlap_are_each_loaded_once(cache):
     starts = iter(range(0, 80, 10))
     with lock:
         ranges = [range(start, start + 20) for start in starts]
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda keys: cache.get_many_or_set(keys, loader), ranges))
+    found = for_each(lambda keys: cache.get_many_or_set(keys, loader), ranges)
     assert found == [{key: key for key in keys} for keys in ranges]
     assert sorted(loaded) == sorted(set(loaded))
 
@@ -505,26 +483,112 @@ def test_who_comes_to_a_bracket_that_is_open_waits_for_it(cache):
     async def scene():
         return await asyncio.gather(*(awork() for _ in range(8)))
 
-    assert asyncio.run(scene()) == ["by hand"] * 8
+    assert in_loop(scene()) == ["by hand"] * 8
     assert len(runs) == 2
 
 
-def test_wrong_arguments_are_told_before_the_loader_runs(cache):
+INFINITE, NO_NUMBER = float("inf"), float("nan")
+
+WRONG = [
+    ({"tags": "one text"}, TypeError, r"write \['one text'\]"),
+    ({"tags": [7]}, TypeError, r"write str\(7\)"),
+    ({"tags": ("a", 7)}, TypeError, r"write str\(7\)"),
+    ({"tags": 7}, TypeError, "tags must be a list of texts, not int"),
+    ({"tags": ["x" * 251]}, ValueError, "shorten it"),
+    ({"tags": [str(number) for number in range(65)]}, ValueError, "more than 64"),
+    ({"stale": "long"}, TypeError, "stale must be a number of seconds"),
+    ({"stale": -1}, ValueError, "stale must be a number of seconds"),
+    ({"stale": INFINITE}, ValueError, "stale must be a number of seconds"),
+    ({"stale": NO_NUMBER}, ValueError, "stale must be a number of seconds"),
+    ({"beta": "x"}, ValueError, "beta is 'x': write 1"),
+    ({"beta": NO_NUMBER}, ValueError, "beta is nan"),
+    ({"soft_timeout": "x"}, ValueError, "soft_timeout is 'x': write a number of seconds, or None"),
+    ({"hard_timeout": -1}, ValueError, "hard_timeout is -1"),
+    ({"hard_timeout": INFINITE}, ValueError, "hard_timeout is inf"),
+    ({"hard_timeout": NO_NUMBER}, ValueError, "hard_timeout is nan"),
+    ({"tag": ["a"]}, TypeError, "no argument 'tag'; did you mean 'tags'"),
+    ({"zzz": 1}, TypeError, "no argument 'zzz'; there are tags, stale"),
+    ({"timeout": "STATIC"}, ValueError, r"'STATIC' is not in OPTIONS\['TIMEOUTS'\]"),
+    ({"timeout": object()}, TypeError, "timeout must be a number of seconds, or None"),
+    ({"timeout": INFINITE}, ValueError, "timeout is inf: write a number of seconds, or None"),
+    ({"timeout": NO_NUMBER}, ValueError, "timeout is nan"),
+]
+
+
+@pytest.mark.parametrize(("terms", "error", "says"), WRONG, ids=[str(terms)[:40] for terms, _, _ in WRONG])
+def test_wrong_arguments_are_told_before_the_loader_runs_and_where_nothing_is_loaded(
+    cache, terms, error, says
+):
+    """They were told where the key was missing, so that they came to light when it expired, in production."""
+    cache.set("there", "value")
     loader = Loader()
-    for terms, error in (
-        ({"tags": "one text"}, TypeError),
-        ({"stale": "long"}, TypeError),
-        ({"stale": -1}, ValueError),
-        ({"soft_timeout": "x"}, ValueError),
-        ({"hard_timeout": -1}, ValueError),
-        ({"no_such": 1}, TypeError),
-    ):
-        with pytest.raises(error):
-            cache.get_or_set("k", loader, **terms)
-    with pytest.raises(ValueError, match="no_such"):
-        cache.get_or_set("k", loader, "no_such")
+
+    async def aloader():
+        raise AssertionError
+
+    for key in ("missing", "there"):
+        with pytest.raises(error, match=says):
+            cache.get_or_set(key, loader, **terms)
+        with pytest.raises(error, match=says):
+            cache.get_many_or_set([key], loader, **terms)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for default in (aloader, aloader()):
+                with pytest.raises(error, match=says):
+                    in_loop(cache.aget_or_set(key, default, **terms))
+            with pytest.raises(error, match=says):
+                in_loop(cache.aget_many_or_set([key], aloader, **terms))
+            gc.collect()
     assert loader.runs == 0
-    assert cache.get_or_set("k", loader) == "loaded"
+    assert cache.stats()["loads_claimed"] == 0
+    assert cache.get_or_set("missing", loader) == "loaded"
+
+
+def test_right_arguments_of_all_kinds_are_taken(cache):
+    for number, terms in enumerate(
+        [
+            {"tags": ()},
+            {"tags": {"a"}},
+            {"tags": (each for each in ("a", "b"))},
+            {"tags": None, "stale": None, "soft_timeout": None, "hard_timeout": None},
+            {"stale": 0.5, "soft_timeout": 1, "hard_timeout": 10, "beta": 0, "background": True},
+            {"timeout": 0.5},
+            {"timeout": None},
+            {"timeout": True},
+            {"timeout": 10**400},
+        ]
+    ):
+        for _ in range(2):
+            assert cache.get_or_set(number, lambda: "loaded", **terms) == "loaded"
+    assert cache.explain(2)["tags"] == ["a", "b"], "a generator was read by the check, and its tags were lost"
+
+
+def test_what_an_adaptive_loader_misspells_is_told(cache):
+    def misspells(terms):
+        terms.timeot = 3
+
+    with pytest.raises(AttributeError, match="timeot"):
+        cache.get_or_set("k", misspells)
+
+    def mistakes(terms):
+        terms.timeout = "x"
+
+    with pytest.raises(ValueError, match="'x' is not in OPTIONS"):
+        cache.get_or_set("other", mistakes)
+
+
+@pytest.mark.parametrize("key", [[1], {1}, bytearray(b"x")])
+def test_keys_that_no_dict_takes_are_texts_as_in_django(cache, key):
+    loader = Loader()
+    assert cache.get_or_set(key, loader) == "loaded"
+    assert cache.get(str(key)) == "loaded"
+    assert in_loop(cache.aget_or_set(key, loader)) == "loaded"
+    assert loader.runs == 1
+    cache.set(key, "old", 0.01, stale=60)
+    time.sleep(0.02)
+    assert cache.get_or_set(key, Loader(error=RuntimeError())) == "old"
+    cache.delete(key)
+    assert in_threads(lambda: cache.get_or_set(key, Loader(seconds=0.1))) == ["loaded"] * 8
 
 
 def test_what_cannot_be_pickled_is_an_error_and_holds_up_nobody(cache):
@@ -538,17 +602,17 @@ def test_what_cannot_be_pickled_is_an_error_and_holds_up_nobody(cache):
 
 def test_a_limit_holds_for_those_who_wait_too(cache):
     slow = Loader(seconds=2)
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(cache.get_or_set, "k", slow)
-        assert slow.begun.wait(5)
-        started = time.monotonic()
-        with pytest.raises(tezkor.LoadTimeout):
-            cache.get_or_set("k", slow, hard_timeout=0.05)
-        with pytest.raises(tezkor.LoadTimeout):
-            cache.get_many_or_set(["k"], slow, hard_timeout=0.05)
-        with pytest.raises(tezkor.LoadTimeout):
-            asyncio.run(cache.aget_or_set("k", slow, hard_timeout=0.05))
-        assert time.monotonic() - started < 1.8
+    loading = Started(cache.get_or_set, "k", slow)
+    assert slow.begun.wait(5)
+    started = time.monotonic()
+    with pytest.raises(tezkor.LoadTimeout):
+        cache.get_or_set("k", slow, hard_timeout=0.05)
+    with pytest.raises(tezkor.LoadTimeout):
+        cache.get_many_or_set(["k"], slow, hard_timeout=0.05)
+    with pytest.raises(tezkor.LoadTimeout):
+        asyncio.run(cache.aget_or_set("k", slow, hard_timeout=0.05))
+    assert time.monotonic() - started < 1.8
+    loading.result()
     assert slow.runs == 1
     assert cache.get("k") == "loaded"
 
@@ -587,13 +651,18 @@ def test_slow_loads_leave_threads_for_others(cache):
     wait_until(lambda: len(cache.keys("slow*")) == 8)
 
 
+def calling(function):
+    """A body that does nothing else."""
+    yield drivers.Call(function, ())
+
+
 def test_two_loads_that_come_at_once_do_not_share_one_idle_thread(cache):
     cache.get_or_set("warm", lambda: 1, hard_timeout=5)
     wait_until(lambda: drivers._threads.idle > 0)
     both = threading.Barrier(drivers._threads.idle + 2)
     with drivers._threads.changed:  # so that none of those that are idle begins before all have come
         for _ in range(both.parties - 1):
-            drivers._threads.submit(loads.only(both.wait))
+            drivers._threads.submit(calling(both.wait))
     both.wait(5)
 
 
@@ -651,11 +720,9 @@ def test_what_one_transaction_wrote_is_not_handed_to_those_who_wait():
         time.sleep(0.2)
         return "uncommitted"
 
-    with ThreadPoolExecutor(1) as pool, transaction.atomic():
+    with transaction.atomic():
         cache.invalidate_tags("t")
-        waiting = pool.submit(
-            lambda: begun.wait(5) and cache.get_or_set("k", lambda: "committed", tags=["t"])
-        )
+        waiting = Started(lambda: begun.wait(5) and cache.get_or_set("k", lambda: "committed", tags=["t"]))
         assert cache.get_or_set("k", uncommitted, tags=["t"]) == "uncommitted"
         assert waiting.result(5) == "committed"
 
@@ -681,11 +748,10 @@ def test_those_who_wait_for_many_get_what_came_of_it(cache):
     assert in_threads(lambda: cache.get_many_or_set(["c", "d"], empty)) == [{}] * 8
     assert asked[1:] == [["c", "d"]], "who waited for a key that there is none of asked for it again"
     # Who has a loader of its own is not told that there is none.
-    with ThreadPoolExecutor(1) as pool:
-        many = pool.submit(cache.get_many_or_set, ["e"], empty)
-        wait_until(lambda: len(asked) == 3)
-        assert cache.get_or_set("e", lambda: "own") == "own"
-        assert many.result(5) == {}
+    many = Started(cache.get_many_or_set, ["e"], empty)
+    wait_until(lambda: len(asked) == 3)
+    assert cache.get_or_set("e", lambda: "own") == "own"
+    assert many.result(5) == {}
 
 
 def test_many_are_loaded_within_limits_and_in_the_background(cache):
@@ -727,9 +793,120 @@ def test_what_is_invalidated_while_its_loader_fails_is_not_served_as_stale(cache
         cache.invalidate_tags("t")
         time.sleep(0.3)
 
-    with pytest.raises(tezkor.LoadTimeout):
-        cache.get_or_set("soft", slow, soft_timeout=0.1, hard_timeout=5)
-    time.sleep(0.3)
+        return "new"
+
+    # There is nothing left to be served at the soft limit: its caller waits on.
+    assert cache.get_or_set("soft", slow, soft_timeout=0.1, hard_timeout=5) == "new"
+
+
+def test_a_soft_limit_alone_never_ends_a_load(cache):
+    """What was stale when the load began may be invalidated before the limit: there is nothing to serve then, and the
+    caller was told of a hard limit that it had not set."""
+
+    def overtaking():
+        cache.delete("k")
+        time.sleep(0.2)
+        return "new"
+
+    async def aovertaking():
+        await cache.adelete("k")
+        await asyncio.sleep(0.2)
+        return "new"
+
+    def fails():
+        cache.delete("k")
+        time.sleep(0.2)
+        raise ZeroDivisionError
+
+    def become_stale():
+        cache.set("k", "old", 0.01, stale=60)
+        time.sleep(0.02)
+
+    become_stale()
+    assert cache.get_or_set("k", overtaking, 60, soft_timeout=0.05) == "new"
+    become_stale()
+    assert cache.get_many_or_set(["k"], lambda keys: {"k": overtaking()}, soft_timeout=0.05) == {"k": "new"}
+    for loader in (overtaking, aovertaking):
+        become_stale()
+        assert in_loop(cache.aget_or_set("k", loader, 60, soft_timeout=0.05)) == "new"
+    become_stale()
+    with pytest.raises(ZeroDivisionError):
+        cache.get_or_set("k", fails, soft_timeout=0.05)
+    become_stale()
+    with pytest.raises(tezkor.LoadTimeout, match=r"hard_timeout = 0.1 s"):
+        cache.get_or_set("k", overtaking, soft_timeout=0.05, hard_timeout=0.1)
+    time.sleep(0.2)
+
+
+def test_what_was_not_stored_is_handed_over_as_a_copy(cache):
+    """Those who wait for a load that is overtaken get what it brought, each as an object of its own."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def loader():
+        begun.set()
+        go_on.wait(5)
+        return ["a", "list"]
+
+    first = Started(cache.get_or_set, "k", loader)
+    assert begun.wait(5)
+    waiting = [Started(cache.get_or_set, "k", lambda: "their own") for _ in range(3)]
+    wait_until(lambda: cache.stats()["loads_awaited"] >= 3)
+    time.sleep(0.05)
+    cache.delete("k")
+    go_on.set()
+    found = [each.result() for each in [first, *waiting]]
+    assert found[0] == ["a", "list"]
+    assert ["a", "list"] in found[1:], "nobody was handed anything"
+    assert not cache.has_key("k") or cache.get("k") == "their own"
+    lists = [each for each in found if isinstance(each, list)]
+    assert len({id(each) for each in lists}) == len(lists)
+
+
+def test_a_block_of_a_transaction_stores_nothing_that_others_must_not_see(cache):
+    begun, end = threading.Event(), threading.Event()
+
+    def change():
+        with transaction.atomic():
+            cache.invalidate_tags("t")
+            with cache.load("k") as block:
+                assert not block.set("uncommitted", tags=["t"])
+            begun.set()
+            end.wait(5)
+
+    changing = Started(change)
+    assert begun.wait(5)
+    seen = cache.get("k")
+    end.set()
+    changing.result()
+    assert seen is None
+    assert cache.get("k") is None
+
+
+def test_threads_that_run_loaders_leave_no_database_connection_open(project):
+    project.settings("with_database")
+    database = "{'default': {'ENGINE': 'django.db.backends.sqlite3', 'NAME': 'file.sqlite3'}}"
+    with (project.folder / "with_database.py").open("a") as settings:
+        settings.write(f"DATABASES = {database}\n")
+    said = project.python(
+        """
+        import django; django.setup()
+        import time
+        from django.core.cache import cache
+        from django.db import connections
+        kept = []
+        def loader():
+            wrapper = connections["default"]
+            wrapper.cursor().execute("SELECT 1")
+            kept.append(wrapper)
+        cache.get_or_set("k", loader, hard_timeout=30)
+        end = time.monotonic() + 10
+        while kept[0].connection is not None and time.monotonic() < end:
+            time.sleep(0.01)
+        print("open" if kept[0].connection else "closed")
+    """,
+        settings="with_database",
+    )
+    assert said == "closed"
 
 
 def test_an_exception_shows_everybody_where_the_loader_raised_it(cache):
@@ -774,11 +951,10 @@ def test_an_interrupt_of_one_is_not_the_interrupt_of_those_who_wait(cache):
         except KeyboardInterrupt as error:  # it would end the tests
             return error
 
-    with ThreadPoolExecutor(2) as pool:
-        one = pool.submit(first)
-        assert begun.wait(5)
-        assert pool.submit(waiting).result(5) == "loaded"
-        one.result(5)
+    one = Started(first)
+    assert begun.wait(5)
+    assert Started(waiting).result(5) == "loaded"
+    one.result(5)
 
 
 def test_a_coroutine_where_nobody_can_await_it_is_told(cache):
@@ -801,11 +977,12 @@ def test_a_task_that_is_cancelled_before_its_load_began_leaves_nothing(cache):
             raise AssertionError
 
         assert await cache.aget_or_set("k", loader, background=True) == "old"
-        for task in drivers._tasks:
+        for task in drivers._tasks[asyncio.get_running_loop()]:
             task.cancel()
 
     asyncio.run(scene())
     assert not flights.open_flights
+    assert not drivers._tasks
     assert cache.get_or_set("k", lambda: "new") == "new"
 
 
@@ -867,14 +1044,13 @@ def test_threads_and_loops_wait_for_the_same_load(cache):
 
         return asyncio.run(scene())
 
-    with ThreadPoolExecutor(8) as pool:
-        first = pool.submit(cache.get_or_set, "k", loader)
-        assert loader.begun.wait(5)
-        loops = [pool.submit(in_a_loop) for _ in range(3)]
-        threads = [pool.submit(cache.get_or_set, "k", loader) for _ in range(4)]
-        assert first.result(5) == "loaded"
-        assert [each.result(5) for each in loops] == [["loaded"] * 5] * 3
-        assert [each.result(5) for each in threads] == ["loaded"] * 4
+    first = Started(cache.get_or_set, "k", loader)
+    assert loader.begun.wait(5)
+    loops = [Started(in_a_loop) for _ in range(3)]
+    threads = [Started(cache.get_or_set, "k", loader) for _ in range(4)]
+    assert first.result(5) == "loaded"
+    assert [each.result(5) for each in loops] == [["loaded"] * 5] * 3
+    assert [each.result(5) for each in threads] == ["loaded"] * 4
     assert loader.runs == 1
 
 

@@ -98,7 +98,7 @@ def test_decoded_values_follow_their_tags(cache: Any) -> None:
     [
         ("product:7", TypeError, r"write \['product:7'\]"),
         ([7], TypeError, r"write str\(7\)"),
-        (7, TypeError, "not iterable"),
+        (7, TypeError, "tags must be a list of texts, not int"),
         ([f"t{number}" for number in range(65)], ValueError, "65 tags are more than 64"),
         (["x" * 251], ValueError, "251 bytes is longer than 250: shorten it"),
     ],
@@ -107,8 +107,13 @@ def test_wrong_tags_are_told_and_lose_nothing(
     cache: Any, tags: Any, error: type[Exception], text: str
 ) -> None:
     cache.set("k", "old")
-    with pytest.raises(error, match=text):
-        cache.set("k", "new", tags=tags)
+    for write in (
+        lambda: cache.set("k", "new", tags=tags),
+        lambda: cache.add("absent", "new", tags=tags),
+        lambda: cache.set_many({"k": "new"}, tags=tags),
+    ):
+        with pytest.raises(error, match=text):
+            write()
     assert cache.get("k") == "old"
     if not isinstance(tags, list) or len(tags) == 1:
         with pytest.raises(error, match=text):
@@ -290,7 +295,108 @@ def test_rate_limit(cache: Any) -> None:
     assert cache.rate_limit("login:bob", 2, 60)
     cache.clear()
     assert not cache.rate_limit("login:ada", 2, 60)
-    for limit, period in ((0, 1), (1, 0)):
-        with pytest.raises(ValueError, match="write a"):
+    for limit, period, error, text in (
+        (0, 1, ValueError, "limit is 0: write a whole number"),
+        (-1, 1, ValueError, "limit is -1: write a whole number"),
+        ("5", 1, TypeError, "limit is '5': write a whole number"),
+        (2.5, 1, TypeError, "limit is 2.5: write a whole number"),
+        (2**70, 1, ValueError, "write a number from 1 to 16777215"),
+        (1, 0, ValueError, "period is 0: write a number of seconds"),
+        (1, -1, ValueError, "period is -1: write a number of seconds"),
+        (1, float("nan"), ValueError, "period is nan: write"),
+        (1, float("inf"), ValueError, "period is inf: write"),
+        (1, None, ValueError, "period is None: write"),
+        (1, [1], ValueError, r"period is \[1\]: write"),
+        (1, "HOUR", ValueError, "'HOUR' is not in OPTIONS"),
+    ):
+        with pytest.raises(error, match=text):
             cache.rate_limit("x", limit, period)
     assert asyncio.run(cache.arate_limit("login:bob", 2, 60)).allowed
+
+
+def test_periods_and_milliseconds_may_be_names() -> None:
+    cache = made(OPTIONS={"TIMEOUTS": {"MINUTE": 60, "FOREVER": None}})
+    assert 59 < cache.rate_limit("login", 1, "MINUTE").retry_after <= 60
+    with pytest.raises(ValueError, match="period is None"):
+        cache.rate_limit("login", 1, "FOREVER")
+    cache.set("k", 1)
+    assert cache.pexpire("k", "MINUTE")
+    assert cache.ttl("k") == 60, "a name is a time, however many milliseconds it has"
+    assert cache.pexpire("k", "FOREVER")
+    assert cache.ttl("k") is None
+    cache.set("k", 1, 10)
+    assert asyncio.run(cache.apexpire("k", None))
+    assert cache.ttl("k") is None
+
+
+NO_NUMBER, INFINITE = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda c: c.pexpire("k", "PRICE"), ValueError, "the timeout 'PRICE' is not in OPTIONS"),
+        (
+            lambda c: c.pexpire("k", [1]),
+            ValueError,
+            r"timeout is \[1\]: write a number of milliseconds, or None",
+        ),
+        (lambda c: c.pexpire("k", NO_NUMBER), ValueError, "timeout is nan: write a number of milliseconds"),
+        (
+            lambda c: c.expire("k", NO_NUMBER),
+            ValueError,
+            "timeout is nan: write a number of seconds, or None",
+        ),
+        (lambda c: c.expire("k", INFINITE), ValueError, "timeout is inf: write a number of seconds, or None"),
+        (
+            lambda c: c.set("k", 2, NO_NUMBER),
+            ValueError,
+            "timeout is nan: write a number of seconds, or None",
+        ),
+        (
+            lambda c: c.expire_at("k", "tomorrow"),
+            ValueError,
+            "when is 'tomorrow': write a datetime, or seconds",
+        ),
+        (
+            lambda c: c.expire_at("k", NO_NUMBER),
+            ValueError,
+            "when is nan: write a datetime, or seconds since 1970",
+        ),
+        (
+            lambda c: c.pexpire_at("k", "x"),
+            ValueError,
+            "when is 'x': write a datetime, or milliseconds since 1970",
+        ),
+        (lambda c: c.pexpire_at("k", INFINITE), ValueError, "when is inf"),
+        (lambda c: c.delete_pattern(3), TypeError, r"a pattern must be a text such as 'list:\*', not int"),
+        (
+            lambda c: c.delete_pattern(["a"]),
+            TypeError,
+            r"a pattern must be a text such as 'list:\*', not list",
+        ),
+        (lambda c: c.keys(b"a"), TypeError, r"a pattern must be a text such as 'list:\*', not bytes"),
+        (lambda c: c.incr("n", default=1, timeout="PRICE"), ValueError, "'PRICE' is not in OPTIONS"),
+        (lambda c: c.incr("n", default=1, timeout=NO_NUMBER), ValueError, "timeout is nan"),
+        (lambda c: c.incr("n", default=1, timeout=object()), TypeError, "timeout must be a number"),
+    ],
+)
+def test_wrong_arguments_are_named_and_lose_nothing(cache: Any, call: Any, error: Any, text: str) -> None:
+    cache.set("k", 1, 100)
+    cache.set("n", 5, 100)
+    with pytest.raises(error, match=text):
+        call(cache)
+    assert (cache.get("k"), cache.get("n")) == (1, 5)
+    assert 99 <= cache.ttl("k") <= 100
+
+
+@pytest.mark.parametrize("timeout", [0, -1, "AT_ONCE"])
+def test_a_counter_that_expires_at_once_counts_from_its_default(timeout: Any) -> None:
+    cache = made(OPTIONS={"TIMEOUTS": {"AT_ONCE": 0}})
+    assert cache.incr("n", default=1, timeout=timeout) == 2
+    assert cache.decr("n", default=1, timeout=timeout) == 0
+    assert not cache.has_key("n")
+    cache.set("n", 5)
+    assert cache.incr("n", default=1, timeout=timeout) == 6
+    at_once = made(TIMEOUT=0)
+    assert at_once.incr("other", default=1) == 2

@@ -506,6 +506,12 @@ def parse_location(location: str, /) -> dict[str, Any]:
 def check_terms(tags: Iterable[str] | None, stale: float | None, /) -> None:
     """Checks tags and stale seconds as a write does, before a loader runs."""
 
+def are_plain_terms(terms: dict[str, Any], /) -> bool:
+    """Whether all arguments of a load beside its timeout are known and plainly right."""
+
+def check_timeout(timeout: Any, /) -> None:
+    """Checks a timeout as a write does."""
+
 def forked() -> int:
     """How many forks lie between the first process and this one."""
 

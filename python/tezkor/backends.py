@@ -25,6 +25,7 @@ from tezkor import _native, blocks, checks, isolation, names, options, servers, 
 from tezkor.changes import story
 from tezkor.database import InDatabase
 from tezkor.migration import Migration
+from tezkor.terms import listed
 from tezkor.verbs import Silent, Verbs, warn_about_globs
 
 __all__ = [
@@ -158,7 +159,7 @@ class TezkorCache(Verbs):
         tags: Iterable[str] | None = None,
         stale: float | None = None,
     ) -> list[Any]:
-        tags = tags and list(tags)
+        tags = listed(tags)
         if self.is_transactional and self._defer(data, timeout, version, tags, stale):
             return []
         failed = self._set_many(data, timeout, version, tags, stale)
@@ -182,7 +183,7 @@ class TezkorCache(Verbs):
             if not held:
                 self.set(key, value, timeout, version, tags=tags, stale=stale)
             return not held
-        tags = tags and list(tags)
+        tags = listed(tags)
         added = self._add(key, value, timeout, version, tags, stale)
         if added:
             self._remember({key: value}, timeout, version, tags, stale)
@@ -240,10 +241,13 @@ class TezkorCache(Verbs):
         is added to, and stored for ``timeout`` seconds."""
         if default is None:
             return self._incr_own(key, delta, version)
+        ends_at_once = self.ends_at_once(timeout)
         for _ in range(100):
             try:
                 return self._incr_own(key, delta, version)
             except ValueError:
+                if ends_at_once:
+                    return default + delta
                 self.add(key, default, timeout, version)
         return self._incr_own(key, delta, version)
 

@@ -5,6 +5,9 @@ They never store what an invalidation or a set has overtaken since the block beg
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import weakref
 from collections.abc import Generator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -12,14 +15,16 @@ from typing import Any
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
-from tezkor import _native, flights, loads, transactions
+from tezkor import flights, loads, patience, transactions
 from tezkor._native import Load
 from tezkor.drivers import arun, run
-from tezkor.flights import Flight
+from tezkor.flights import Owned
+from tezkor.terms import Adaptive, Terms, check_terms
 
-# How many blocks are open in this process: while there are none, a set asks no further.
-open_blocks = 0
-_blocks: ContextVar[tuple[Bracket, ...]] = ContextVar("tezkor_blocks", default=())
+# The blocks that are open in this process, by their ids: while there are none, a set asks no further.
+open_blocks: set[int] = set()
+# A context may live on when a block has gone without an end.
+_blocks: ContextVar[tuple[weakref.ref[Bracket], ...]] = ContextVar("tezkor_blocks", default=())
 
 
 @dataclass
@@ -35,7 +40,7 @@ class Bracket:
     # What was found at the beginning; None where it is missing. A later get may miss it.
     value: Any = None
     _load: Load | None = field(default=None, repr=False)
-    _flight: Flight | None = field(default=None, repr=False)
+    _owned: Owned | None = field(default=None, repr=False)
     _birth: int = field(default=0, repr=False)
     _full_key: str = field(default="", repr=False)
     _tokens: list[tuple[ContextVar[Any], Any]] = field(default_factory=list, repr=False)
@@ -52,7 +57,7 @@ class Bracket:
         return self._enter(await arun(self._begin()))
 
     def _begin(self) -> Generator[Any, Any, Load | None]:
-        asked = loads.Asked(self.cache, self.version, loads.Source(None, False), loads.Terms())
+        asked = loads.Asked(self.cache, self.version, loads.Source(None, False), Terms())
         waits = True
         while True:
             found = asked.begin(self.key)
@@ -63,15 +68,15 @@ class Bracket:
                 return found
             where = loads.where_of(self.cache, found)
             flight = flights.open_flights.get(where)
-            if not waits or not (yield from loads.wait(asked, found, flight, None)):
+            if not waits or not (yield from loads.wait(asked, self.key, found, flight, None)):
                 return loads.alone(self.cache, self.key, self.version)
             # Blocks that set nothing would otherwise run one after the other, for as many as there are.
             waits = flight is None or flight.values.get(where) is not loads.Unset
 
     def _enter(self, load: Load | None) -> Bracket:
-        global open_blocks
         self._load = load
-        self._tokens = [(_blocks, _blocks.set((*_blocks.get(), self)))]
+        open_blocks.add(id(self))
+        self._tokens = [(_blocks, _blocks.set((*_blocks.get(), weakref.ref(self))))]
         if load is None:
             # What is there may be gone when the block looks for it, and what the block sets then has a birth too.
             birth = transactions.birth(self.cache)
@@ -79,13 +84,14 @@ class Bracket:
             self._full_key = self.cache._make_full_key(self.key, self.version)
         else:
             self._full_key = load.full_key
-            self._flight = Flight({loads.where_of(self.cache, load): load})
-            self._flight.values = dict.fromkeys(self._flight.loads, loads.Unset)  # until it is set
-            self._flight.announce()
-            self._tokens.append(
-                (flights.holding, flights.holding.set((*flights.holding.get(), self._flight)))
-            )
-        open_blocks += 1
+            self._owned = Owned({loads.where_of(self.cache, load): load})
+            flight = self._owned.flight
+            flight.values = dict.fromkeys(flight.places, loads.Unset)  # until it is set
+            flight.thread = threading.get_ident()
+            flight.loop = asyncio._get_running_loop()
+            flight.home = None if flight.loop is None else patience.home()
+            flight.announce()
+            self._tokens.append((flights.holding, flights.holding.set((*flights.holding.get(), flight))))
         return self
 
     def set(self, value: Any, timeout: Any = DEFAULT_TIMEOUT, tags: Any = None, stale: Any = None) -> bool:
@@ -93,58 +99,59 @@ class Bracket:
 
         Where the block began with a value, invalidations alone overtake it.
         """
-        _native.check_terms(tags, stale)
-        if not self._tokens:
+        check_terms(self.cache.lasting(timeout), {"tags": tags, "stale": stale})
+        if not self.is_open:
             return False
         load = self._load
         if load is None:
             load = self.cache._load(self.key, self.version, self._birth, 0.0, True, True)
-        if self._flight is not None:
-            self._flight.values = {}
+        if self._owned is not None:
+            self._owned.flight.values = {}
         if loads.is_hidden(self.cache, load, tags):
             load.end()
             return False
         try:
-            return bool(run(loads.store(self.cache, load, value, loads.Adaptive(timeout, tags, stale))))
+            return bool(run(loads.store(self.cache, load, value, Adaptive(timeout, tags, stale))))
         finally:
             if self._load is None:
                 load.end()
 
+    @property
+    def is_open(self) -> bool:
+        return id(self) in open_blocks
+
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        global open_blocks
-        if not self._tokens:
+        if not self.is_open:
             return
-        open_blocks -= 1
-        while self._tokens:
-            variable, token = self._tokens.pop()
-            variable.reset(token)
-        if self._load is None or self._flight is None:
-            return
-        if error is not None and isinstance(error, Exception):
+        # First of all: whoever asks for the key later would wait for ever.
+        if self._load is not None and isinstance(error, Exception):
             loads.fail(self._load, error)
-        else:
-            self._load.end()
-        self._flight.finish()
+        if self._owned is not None:
+            self._owned.flight.give_up()
+        open_blocks.discard(id(self))
+        while self._tokens:
+            flights.reset(*self._tokens.pop())
 
     async def __aexit__(self, kind: Any, error: Any, trace: Any) -> None:
         self.__exit__(kind, error, trace)
 
+    def __del__(self) -> None:
+        """A generator that nobody closes, or an exception that hits between two lines, leaves a block open."""
+        open_blocks.discard(id(self))  # its loads end when nobody has them
+
 
 class NoBracket:
-    """A block that protects nothing, where nothing is kept."""
+    """A block where nothing is kept: it protects nothing, and there is never a value."""
 
     missing = True
     value = None
-    token = 1
 
-    def set(self, value: Any, *terms: Any, **more: Any) -> bool:
+    def __init__(self, cache: Any, key: Any, version: Any = None) -> None:
+        self.cache, self.key, self.version = cache, key, version
+
+    def set(self, value: Any, timeout: Any = DEFAULT_TIMEOUT, tags: Any = None, stale: Any = None) -> bool:
+        self.cache.set(self.key, value, timeout, self.version, tags=tags, stale=stale)
         return False
-
-    def acquire(self, *terms: Any, **more: Any) -> bool:
-        return True
-
-    def release(self) -> None:
-        pass
 
     def __enter__(self) -> NoBracket:
         return self
@@ -165,7 +172,13 @@ def block_of(cache: Any, key: Any, version: Any) -> Bracket | None:
     if not blocks:
         return None
     full_key = cache._make_full_key(key, version)
-    for block in reversed(blocks):
-        if block.cache.place == cache.place and block._full_key == full_key:
+    for reference in reversed(blocks):
+        block = reference()
+        if (
+            block is not None
+            and block.is_open
+            and block.cache.place == cache.place
+            and block._full_key == full_key
+        ):
             return block
     return None

@@ -19,6 +19,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from tezkor import names
 from tezkor.calls import Calls, Key, check_name
 from tezkor.keyed import Keyed, KeyedProperty, decorate
+from tezkor.terms import check_terms
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -336,4 +337,5 @@ def cached(
     if callable(timeout) or isinstance(timeout, (property, classmethod, staticmethod)):  # without parentheses
         seconds = DEFAULT_TIMEOUT
         return decorate(timeout, make)
+    check_terms(DEFAULT_TIMEOUT if isinstance(seconds, str) else seconds, terms)
     return lambda target: decorate(target, make)

@@ -1,13 +1,15 @@
 """Drivers: what runs the body of a load, in a thread or in a task.
 
 A body is a generator that yields effects (call the loader, wait, run this within a limit) and is sent what came of
-them, so that one body serves both. A driver never decides what a load does, and never blocks an event loop.
+them, so that one body serves both. A driver never decides what a load does. That of a task never blocks its event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
+import enum
 import inspect
 import os
 import threading
@@ -15,16 +17,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator
 from contextvars import Context, copy_context
-from functools import partial
 from types import CoroutineType, GeneratorType
 from typing import Any, NamedTuple, TypeAlias
 
 from asgiref.sync import sync_to_async
 
-from tezkor import transactions
+from tezkor import patience, transactions
 from tezkor._native import Load
-from tezkor.flights import Flight, give_up
+from tezkor.flights import Flight
+from tezkor.patience import Patience
 
+# Between two looks at whether what is waited for can still end.
+LOOK_SECONDS = 0.25
 # Between two looks of a task at a load that another process runs.
 SHORTEST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.001, 0.02
 # For loads with limits, and in the background. One that outlives its limit keeps its thread: a slow source must leave
@@ -41,13 +45,22 @@ class Call(NamedTuple):
     arguments: tuple[Any, ...]
 
 
+class Waited(enum.Enum):
+    """What a wait for the load of another came to."""
+
+    OVER = 1
+    GOES_ON = 2
+    IN_VAIN = 3  # the load may wait for this thread
+
+
 class Wait(NamedTuple):
-    """Wait for a load that another runs, for so many seconds at most: whether it is over. The flight is the load's, if
-    it is of this process."""
+    """Wait for a load that another runs, for so many seconds at most. The flight is the load's, if it is of this
+    process."""
 
     load: Load
     seconds: float
     flight: Flight | None
+    patience: Patience
 
 
 class Complete(NamedTuple):
@@ -64,6 +77,13 @@ class Complete(NamedTuple):
         return self.background or self.seconds is not None
 
 
+class Follow(NamedTuple):
+    """Wait on for a body that did not end within its limit: what came of it."""
+
+    flight: Flight
+    seconds: float | None
+
+
 class Away(NamedTuple):
     """Call in a thread: encoding a lazy value (a queryset) asks the database, which Django forbids in an event loop."""
 
@@ -73,6 +93,10 @@ class Away(NamedTuple):
 
 class LateError(Exception):
     """A body did not end within the limit."""
+
+
+class LoopClosedError(BaseException):
+    """The loop in which the loader was awaited is closed: no failure of the source, and nothing for those who wait."""
 
 
 class StoppedError(Exception):
@@ -114,31 +138,38 @@ def _do(effect: Any, loop: asyncio.AbstractEventLoop | None) -> Any:
             except StopIteration as stop:
                 raise StoppedError(stop) from None
             if loop is not None and is_awaitable(value):
-                return asyncio.run_coroutine_threadsafe(_result_of(value), loop).result()
+                return _result_in(loop, value)
             if type(value) is CoroutineType:
                 value.close()
                 name = getattr(loader, "__qualname__", repr(loader))
                 raise TypeError(f"{name} is a coroutine: await aget_or_set() or aget_many_or_set()")
             return value
-        case Wait(load, seconds, _):
-            return load.wait(seconds)
+        case Wait(load, seconds, flight, patience):
+            if patience.is_lost(flight):
+                return Waited.IN_VAIN
+            return Waited.OVER if load.wait(seconds) else Waited.GOES_ON
+        case Follow(flight, seconds):
+            if not flight.done.wait(seconds):
+                raise LateError
+            return flight.result()
         case Away(method, arguments):
             return method(*arguments)
         case Complete(body, flight, _, seconds, background):
+            if _tasks:
+                leave_closed_loops()
             # Another thread would not see what this one's transaction has written.
             if not effect.is_limited or _is_in_atomic_block():
                 return _drive(body, loop)
             if not _threads.submit(body):
                 if background:
-                    give_up(flight)
+                    flight.give_up()
                     return None
                 return _drive(body, loop)
             if background:
                 return None
             if not flight.done.wait(seconds):
                 raise LateError
-            flight.throw()
-            return flight.outcome
+            return flight.result()
     raise AssertionError(f"unknown effect {effect!r}")
 
 
@@ -170,11 +201,16 @@ async def _ado(effect: Any) -> Any:
         case Call(loader, arguments):
             value = loader(*arguments) if callable(loader) else loader
             return await value if is_awaitable(value) else value
-        case Wait(load, seconds, flight):
-            return await _await_load(load, seconds, flight)
+        case Wait(load, seconds, flight, _):
+            return Waited.OVER if await _await_load(load, seconds, flight) else Waited.GOES_ON
+        case Follow(flight, seconds):
+            if not await _await_flight(flight, seconds):
+                raise LateError
+            return flight.result()
         case Away(method, arguments):
             return await sync_to_async(method, thread_sensitive=True)(*arguments)
         case Complete(body, flight, loader, seconds, background):
+            leave_closed_loops()
             # A value is not asked for its class, which loads a lazy one.
             is_plain = callable(loader) and not inspect.iscoroutinefunction(loader)
             if effect.is_limited and is_plain:
@@ -184,15 +220,15 @@ async def _ado(effect: Any) -> Any:
                         return None
                     if not await _await_flight(flight, seconds):
                         raise LateError
-                    flight.throw()
-                    return flight.outcome
+                    return flight.result()
                 if background:
-                    give_up(flight)
+                    flight.give_up()
                     return None
             # A task of its own: whoever waits may be cancelled, the load goes on.
-            task = asyncio.ensure_future(arun(body))
-            _tasks.add(task)
-            task.add_done_callback(partial(_forget_task, flight))
+            flight.loop, flight.home = asyncio.get_running_loop(), patience.home()
+            task = flight.loop.create_task(arun(body))
+            _tasks.setdefault(flight.loop, {})[task] = flight
+            task.add_done_callback(_forget_task)
             if background:
                 return None
             done, _ = await asyncio.wait([task], timeout=seconds)
@@ -202,16 +238,37 @@ async def _ado(effect: Any) -> Any:
     raise AssertionError(f"unknown effect {effect!r}")
 
 
-# Tasks that run loads: a loop keeps only weak references.
-_tasks: set[Any] = set()
+# Tasks that run loads, by their loops, which keep only weak references.
+_tasks: dict[asyncio.AbstractEventLoop, dict[asyncio.Future[Any], Flight]] = {}
 
 
-def _forget_task(flight: Flight, task: asyncio.Future[Any]) -> None:
-    _tasks.discard(task)
-    if not flight.done.is_set():  # cancelled before it began
-        give_up(flight)
+def _forget_task(task: asyncio.Future[Any]) -> None:
+    loop = task.get_loop()
+    tasks = _tasks.get(loop, {})
+    flight = tasks.pop(task, None)
+    if not tasks:
+        _tasks.pop(loop, None)
+    if flight is not None and not flight.done.is_set():  # cancelled before it began
+        flight.give_up()
     if not task.cancelled():
         task.exception()  # it was told to those who wait
+
+
+def leave_closed_loops() -> None:
+    """Gives up the loads of loops that were closed before their tasks had ended: nobody else can, in any process."""
+    for loop in list(_tasks):
+        if loop.is_closed():
+            for flight in _tasks.pop(loop, {}).values():
+                flight.give_up()
+
+
+def _result_in(loop: asyncio.AbstractEventLoop, value: Any) -> Any:
+    """What comes of something awaitable in a loop of another thread."""
+    future = asyncio.run_coroutine_threadsafe(_result_of(value), loop)
+    while not concurrent.futures.wait([future], LOOK_SECONDS).done:
+        if loop.is_closed():
+            raise LoopClosedError
+    return future.result()
 
 
 async def _result_of(value: Any) -> Any:
@@ -290,12 +347,15 @@ class Threads:
             is_idle = self.idle > len(self.jobs)
             if not is_idle and self.threads >= MOST_THREADS:
                 return False
+            if not is_idle:
+                try:
+                    threading.Thread(target=self._work, name="tezkor-load", daemon=True).start()
+                except RuntimeError:  # the system has no further thread
+                    return False
+                self.threads += 1
             self.jobs.append((copy_context(), body, loop))
             if is_idle:
                 self.changed.notify()
-            else:
-                self.threads += 1
-                threading.Thread(target=self._work, name="tezkor-load", daemon=True).start()
         return True
 
     def _work(self) -> None:

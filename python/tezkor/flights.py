@@ -1,14 +1,23 @@
 """Flights: the loads that this process runs at the moment, and those who wait for them here.
 
 It never decides who runs a loader and who waits (``loads`` does), nor what is fresh (the native ``Load`` does).
+
+Who runs a flight holds its loads, and nobody else does: those who wait, and the contexts that tasks inherit, know the
+flight alone. So loads that are dropped without an end (a generator that nobody closes, a thread that an exception of
+another hit between two lines) end, and the next caller tries again.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import math
 import os
 import threading
-from collections.abc import Callable
-from contextvars import ContextVar
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar, Token
 from typing import Any, TypeAlias
 
 from tezkor._native import Load
@@ -17,37 +26,91 @@ from tezkor._native import Load
 Where: TypeAlias = tuple[Any, ...]
 
 
+class Owned(dict[Where, Load]):
+    """The loads of a flight, for whoever runs it."""
+
+    __slots__ = ("__weakref__", "flight")
+
+    def __init__(self, loads: Mapping[Where, Load]) -> None:
+        super().__init__(loads)
+        self.flight = Flight(self)
+
+    def end(self) -> None:
+        for load in self.values():
+            load.end()
+
+    def __del__(self) -> None:
+        flight = getattr(self, "flight", None)
+        if flight is None or not flight.is_finished:
+            self.end()
+        if flight is not None and not flight.is_finished:
+            flight.finish()
+
+
 class Flight:
     """One call of a loader in this process: what came of it, for those who wait here."""
 
-    def __init__(self, loads: dict[Where, Load]) -> None:
-        self.loads = loads
-        self.birth = min(load.birth for load in loads.values())
+    def __init__(self, owned: Owned) -> None:
+        self.places = tuple(owned)
+        self.birth = min(load.birth for load in owned.values())
         self.done = threading.Event()
+        self.is_finished = False  # to the last line
         self.error: BaseException | None = None
         self.trace: Any = None
         self.values: dict[Where, Any] = {}  # what was not stored
         self.outcome: Any = None  # for the caller whose load it is
+        # What runs it: a task of this loop, whose thread-sensitive code runs at this place (patience), or this thread.
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.home: Any = None
+        self.thread = 0
+        # How many of those who waited ran the loader themselves, and when the last did.
+        self.turns = 0
+        self._turn_at = -math.inf
+        self._owned = weakref.ref(owned)
         self._wakes: list[Callable[[], None]] = []
 
     def is_awaited(self) -> bool:
-        return any(load.is_awaited() for load in self.loads.values())
+        owned = self._owned()
+        return owned is not None and any(load.is_awaited() for load in owned.values())
 
     def announce(self) -> None:
         """Has those who wait in this process find it, where they must wait."""
-        for where, load in self.loads.items():
+        for where, load in (self._owned() or {}).items():
             if load.is_owner:
                 open_flights[where] = self
 
     def finish(self) -> None:
-        for where in self.loads:
-            if open_flights.get(where) is self:
-                del open_flights[where]
         with _lock:
             self.done.set()
+            for where in self.places:
+                if open_flights.get(where) is self:
+                    del open_flights[where]
             wakes, self._wakes = self._wakes, []
         for wake in wakes:
             wake()
+        self.is_finished = True
+
+    def give_up(self) -> None:
+        """Ends loads that will not run: the next caller tries again."""
+        owned = self._owned()
+        if owned is not None:
+            owned.end()
+        self.finish()
+
+    def look(self) -> None:
+        """Gives it up if it cannot end: a loop that is closed runs its tasks no more."""
+        if self.loop is not None and self.loop.is_closed():
+            self.give_up()
+
+    def take_turn(self, seconds: float) -> bool:
+        """Whether the caller may run the loader too, which one may in each such time."""
+        with _lock:
+            now = time.monotonic()
+            if now - self._turn_at < seconds:
+                return False
+            self._turn_at = now
+            self.turns += 1
+        return True
 
     def listen(self, wake: Callable[[], None]) -> bool:
         """Has `wake` called at the end; False when that has come."""
@@ -70,6 +133,15 @@ class Flight:
         if self.error is not None:
             raise self.error.with_traceback(self.trace)
 
+    def result(self) -> Any:
+        """What came of it, for the caller whose load it is."""
+        self.throw()
+        if self.outcome is None:
+            raise RuntimeError(
+                "the load was given up: the thread or the event loop that was to run it has ended"
+            )
+        return self.outcome
+
 
 # Reentrant: a finaliser may run anywhere.
 _lock = threading.RLock()
@@ -79,11 +151,13 @@ open_flights: dict[Where, Flight] = {}
 holding: ContextVar[tuple[Flight, ...]] = ContextVar("tezkor_loads", default=())
 
 
-def give_up(flight: Flight) -> None:
-    """Ends loads that will not run: the next caller tries again."""
-    for load in flight.loads.values():
-        load.end()
-    flight.finish()
+def reset(variable: ContextVar[Any], token: Token[Any]) -> None:
+    """Has a variable be what it was before, where that can be done.
+
+    What is begun in one context may end in another: a generator that is closed by its finaliser or by another task.
+    """
+    with contextlib.suppress(ValueError):
+        variable.reset(token)
 
 
 def _after_fork() -> None:

@@ -15,25 +15,24 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import threading
 import time
 from collections.abc import Generator, Iterable, Mapping
-from dataclasses import dataclass
 from types import CoroutineType, FunctionType, MethodType
 from typing import Any, NamedTuple
 
-from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from django.core.exceptions import ObjectDoesNotExist, PermissionDenied, SynchronousOnlyOperation
 from django.http import Http404
 
 from tezkor import _native, flights, transactions
 from tezkor._native import Load
-from tezkor.drivers import Away, Body, Call, Complete, LateError, Wait
-from tezkor.flights import Flight, Where
+from tezkor.drivers import LOOK_SECONDS, Away, Body, Call, Complete, Follow, LateError, Wait, Waited
+from tezkor.flights import Flight, Owned, Where
+from tezkor.patience import Patience
+from tezkor.terms import Adaptive, Terms
 
 # Between two looks at whether somebody waits for what this caller runs, which two callers could do for each other.
 SLICE_SECONDS = 0.05
-# Where nobody has to look: a wait ends by itself.
-LONGEST_SECONDS = 3600.0
 
 
 class LoadTimeout(TimeoutError):
@@ -54,27 +53,6 @@ class Skip:
 
 
 skip = Skip()
-
-
-@dataclass
-class Adaptive:
-    """What a loader that takes an argument is given: it may decide how long what it returns lives."""
-
-    timeout: Any
-    tags: list[str]
-    stale: float | None
-
-
-class Terms(NamedTuple):
-    """How a load is run and stored."""
-
-    timeout: Any = DEFAULT_TIMEOUT
-    tags: Iterable[str] | None = None
-    stale: float | None = None
-    background: bool = False
-    soft_timeout: float | None = None
-    hard_timeout: float | None = None
-    cache_none: bool = True
 
 
 class Source(NamedTuple):
@@ -109,7 +87,35 @@ class Asked(NamedTuple):
     beta: float = 1.0
 
     def begin(self, key: Any) -> Any:
-        return begin(self.cache, key, self.version, self.beta)
+        return begin(self.cache, plain(key), self.version, self.beta)
+
+    def alone(self, key: Any) -> Load:
+        return alone(self.cache, plain(key), self.version)
+
+    def get(self, key: Any) -> Any:
+        """What is there, or Unset."""
+        return self.cache._get(plain(key), Unset, self.version)
+
+
+class Boxed:
+    """A key that no dict takes, such as a list, of which Django makes a text."""
+
+    __slots__ = ("key",)
+
+    def __init__(self, key: Any) -> None:
+        self.key = key
+
+
+def is_hashable(key: Any) -> bool:
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True
+
+
+def plain(key: Any) -> Any:
+    return key.key if type(key) is Boxed else key
 
 
 class Absent:
@@ -135,12 +141,12 @@ def get_or_set(
 ) -> Body:
     """The body of ``get_or_set`` once ``begin`` has found no fresh value."""
     try:
-        plan = Terms(timeout, **terms)
-        _check(cache, plan)
+        plan = read(timeout, terms)
     except BaseException:
         load.end()
         close(default)
         raise
+    key = key if is_hashable(key) else Boxed(key)
     found = yield from _fetch(Asked(cache, version, Source(default, False), plan, beta), {key: load})
     return found.get(key)
 
@@ -149,11 +155,8 @@ def get_many_or_set(
     cache: Any, keys: Iterable[Any], loader: Any, timeout: Any, version: Any, beta: float = 1.0, **terms: Any
 ) -> Generator[Any, Any, dict[Any, Any]]:
     """The body of ``get_many_or_set``."""
-    plan = Terms(timeout, **terms)
-    _check(cache, plan)
-    if not callable(loader):
-        raise TypeError("loader must be a callable that takes the list of missing keys and returns a dict")
-    asked = Asked(cache, version, Source(loader, True), plan, beta)
+    plan = read(timeout, terms)
+    asked = Asked(cache, version, source_of_many(loader), plan, beta)
     looked: dict[Any, Any] = {}
     try:
         for key in dict.fromkeys(keys):
@@ -166,13 +169,17 @@ def get_many_or_set(
     return {key: found[key] for key in wanted if key in found}
 
 
+def source_of_many(loader: Any) -> Source:
+    if not callable(loader):
+        raise TypeError("loader must be a callable that takes the list of missing keys and returns a dict")
+    return Source(loader, True)
+
+
 def refresh(cache: Any, key: Any, default: Any, timeout: Any, version: Any, **terms: Any) -> Body:
     """Runs the loader now, whatever is there, and stores what it returns unless it is overtaken."""
-    plan = Terms(timeout, **terms)
-    _check(cache, plan)
-    asked = Asked(cache, version, Source(default, False), plan)
+    asked = Asked(cache, version, Source(default, False), read(timeout, terms))
     own = {key: alone(cache, key, version)}
-    found = yield from _run(asked, own, Flight(_by_place(cache, own)))
+    found = yield from _run(asked, own, Owned(_by_place(cache, own)))
     return found.get(key)
 
 
@@ -187,14 +194,14 @@ def alone(cache: Any, key: Any, version: Any) -> Load:
     return load
 
 
-def _check(cache: Any, plan: Terms) -> None:
-    """A wrong argument is told before a loader runs."""
-    _native.check_terms(plan.tags, plan.stale)
-    cache.lasting(plan.timeout)
-    for name in ("soft_timeout", "hard_timeout"):
-        seconds = getattr(plan, name)
-        if seconds is not None and not (isinstance(seconds, (int, float)) and seconds >= 0):
-            raise ValueError(f"{name} is {seconds!r}: write a number of seconds, or None for no limit")
+def read(timeout: Any, terms: Mapping[str, Any]) -> Terms:
+    """The terms, which were checked, but for tags that may be an iterable to be read once."""
+    plan = Terms(timeout, **terms)
+    if plan.tags is None:
+        return plan
+    tags = list(plan.tags)
+    _native.check_terms(tags, None)
+    return plan._replace(tags=tags)
 
 
 def close(default: Any) -> None:
@@ -237,10 +244,10 @@ def _fetch(asked: Asked, looked: dict[Any, Any]) -> Generator[Any, Any, dict[Any
                 found.update((yield from _owned(asked, own, deadline)))
             over = {}
             for key, (load, flight) in busy.items():
-                over[key] = yield from wait(asked, load, flight, deadline)
+                over[key] = yield from wait(asked, key, load, flight, deadline)
             for key, (load, flight) in busy.items():
                 if not over[key]:
-                    looked[key] = alone(asked.cache, key, asked.version)
+                    looked[key] = asked.alone(key)
                     continue
                 # A load that began when this caller had come is as good as one of its own, stored or not.
                 theirs = flight if flight is not None and flight.birth >= since[key] else None
@@ -262,7 +269,7 @@ def _look_again(asked: Asked, key: Any, where: Where, theirs: Flight | None) -> 
         value = theirs.values.get(where, Unset)
         if value is not Unset and (value is not Absent or asked.source.is_many):
             # No load is begun, which others would wait for.
-            stored = asked.cache._get(key, Unset, asked.version)
+            stored = asked.get(key)
             if stored is not Unset:
                 return {key: stored}
             if value is Absent or value is skip:
@@ -274,23 +281,32 @@ def _look_again(asked: Asked, key: Any, where: Where, theirs: Flight | None) -> 
 
 
 def wait(
-    asked: Asked, load: Load, flight: Flight | None, deadline: float | None
+    asked: Asked, key: Any, load: Load, flight: Flight | None, deadline: float | None
 ) -> Generator[Any, Any, bool]:
     """Waits until the load of others is over. False when this caller must not wait for it."""
     where = where_of(asked.cache, load)
+    patience = Patience()
     while True:
         holding = [held for held in flights.holding.get() if not held.done.is_set()]
         # The caller runs this very load, or somebody waits for one that it runs and may be waited for by this one.
-        if any(where in held.loads or held.is_awaited() for held in holding):
+        if any(where in held.places or held.is_awaited() for held in holding):
             return False
-        seconds = SLICE_SECONDS if holding else LONGEST_SECONDS
+        if flight is not None:
+            flight.look()
+        seconds = SLICE_SECONDS if holding else LOOK_SECONDS
         if deadline is not None:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise _late(asked)
             seconds = min(seconds, left)
-        if (yield Wait(load, seconds, flight)):
+        waited = yield Wait(load, seconds, flight, patience)
+        if waited is Waited.IN_VAIN:
+            return False
+        # Where another that waited ran the loader too, there may be a value before the load is over.
+        if waited is Waited.OVER or (flight is not None and flight.turns and asked.get(key) is not Unset):
             return True
+        # It is announced a little later than it begins.
+        flight = flight or flights.open_flights.get(where)
 
 
 def _late(asked: Asked) -> LoadTimeout:
@@ -301,24 +317,38 @@ def _late(asked: Asked) -> LoadTimeout:
 def _owned(asked: Asked, own: dict[Any, Load], deadline: float | None) -> Generator[Any, Any, dict[Any, Any]]:
     """Runs the loads that this caller owns, within their limits."""
     plan = asked.plan
-    flight = Flight(_by_place(asked.cache, own))
+    owned = Owned(_by_place(asked.cache, own))
+    flight = owned.flight
     has_values = all(load.has_value for load in own.values())
-    seconds = None if deadline is None else max(deadline - time.monotonic(), 0)
+    seconds = _left(deadline)
     if has_values and plan.soft_timeout is not None:
         seconds = plan.soft_timeout if seconds is None else min(seconds, plan.soft_timeout)
     background = plan.background and has_values
     stale = {key: load.value for key, load in own.items()} if background else {}
-    body = _run(asked, own, flight)
+    body = _run(asked, own, owned)
     # At once, and not when the body begins: those who come before that must find it.
     flight.announce()
     try:
         found = yield Complete(body, flight, asked.source.loader, seconds, background)
     except LateError:
         found = _instead(asked, own) if has_values else None
-        if found is None:
-            raise _late(asked) from None
+        if found is None:  # what there was has been invalidated meanwhile, or there was nothing
+            found = yield from _follow(asked, flight, deadline)
     result: dict[Any, Any] = stale if found is None else found
     return result
+
+
+def _follow(asked: Asked, flight: Flight, deadline: float | None) -> Generator[Any, Any, dict[Any, Any]]:
+    """What comes of a load that outlived its ``soft_timeout``, within its ``hard_timeout``."""
+    try:
+        found: dict[Any, Any] = yield Follow(flight, _left(deadline))
+    except LateError:
+        raise _late(asked) from None
+    return found
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(deadline - time.monotonic(), 0)
 
 
 def _instead(asked: Asked, own: Mapping[Any, Load]) -> dict[Any, Any] | None:
@@ -328,7 +358,9 @@ def _instead(asked: Asked, own: Mapping[Any, Load]) -> dict[Any, Any] | None:
     """
     found = {}
     for key in own:
-        value = asked.cache._load(key, asked.version, transactions.birth(asked.cache), 0.0, False, True)
+        value = asked.cache._load(
+            plain(key), asked.version, transactions.birth(asked.cache), 0.0, False, True
+        )
         if type(value) is Load:
             has_value, served = value.has_value, value.value
             value.end()
@@ -339,9 +371,10 @@ def _instead(asked: Asked, own: Mapping[Any, Load]) -> dict[Any, Any] | None:
     return found
 
 
-def _run(asked: Asked, own: dict[Any, Load], flight: Flight) -> Generator[Any, Any, dict[Any, Any]]:
+def _run(asked: Asked, own: dict[Any, Load], owned: Owned) -> Generator[Any, Any, dict[Any, Any]]:
     """Runs the loader and ends the loads: the one place where that happens."""
-    plan = asked.plan
+    plan, flight = asked.plan, owned.flight
+    flight.thread = threading.get_ident()
     adaptive = Adaptive(plan.timeout, list(plan.tags or ()), plan.stale)
     held = flights.holding.set((*flights.holding.get(), flight))
     try:
@@ -361,8 +394,6 @@ def _run(asked: Asked, own: dict[Any, Load], flight: Flight) -> Generator[Any, A
         found = {}
         for key, load in own.items():
             value = loaded[key] if key in loaded else Absent  # noqa: SIM401 any mapping will do
-            if value is None and asked.source.is_many and not plan.cache_none:
-                value = skip
             is_kept = value is not Absent and value is not skip and (value is not None or plan.cache_none)
             if is_hidden(asked.cache, load, adaptive.tags):
                 load.end()  # nor handed to those who wait
@@ -382,11 +413,12 @@ def _run(asked: Asked, own: dict[Any, Load], flight: Flight) -> Generator[Any, A
         # What cannot be stored is no failure of the source, which may be asked again at once.
         if flight.error is None:
             flight.fail(error)
-        _end(own)
         raise
     finally:
-        flights.holding.reset(held)
+        # First of all: whoever asks for the keys later would wait for ever.
+        _end(own)
         flight.finish()
+        flights.reset(flights.holding, held)
 
 
 def _is_answer(error: BaseException) -> bool:
@@ -424,20 +456,6 @@ def where_of(cache: Any, load: Load) -> Where:
 
 def _by_place(cache: Any, own: Mapping[Any, Load]) -> dict[Where, Load]:
     return {where_of(cache, load): load for load in own.values()}
-
-
-def only(loader: Any) -> Body:
-    """A body that runs a loader and keeps nothing."""
-    value = yield Call(loader, ())
-    return None if value is skip else value
-
-
-def call(default: Any, timeout: Any, terms: dict[str, Any]) -> Any:
-    """What a loader returns where nothing is kept."""
-    if not callable(default):
-        return default
-    adaptive = Adaptive(timeout, list(terms.get("tags") or ()), terms.get("stale"))
-    return default(adaptive) if _takes_an_argument(default) else default()
 
 
 def _takes_an_argument(loader: Any) -> bool:

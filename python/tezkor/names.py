@@ -22,7 +22,9 @@ import decimal
 import difflib
 import enum
 import fractions
+import functools
 import hashlib
+import inspect
 import ipaddress
 import math
 import pathlib
@@ -34,7 +36,7 @@ import zoneinfo
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from django.utils.functional import LazyObject, Promise, empty
+from django.utils.functional import LazyObject, Promise, cached_property, empty
 
 # Django warns of full keys beyond 250 characters; prefix and version are part of them.
 LONGEST_KEY = 200
@@ -177,10 +179,11 @@ def _check_field(path: str, spec: str | None, conversion: str | None) -> None:
 
 
 def _end(path: str, literal: str) -> str:
-    """What ends a field. An escape is ``%`` and two of these digits, so none of them can be an end."""
+    """What ends a field. An escape is ``%`` and two of these digits, so none of them can be an end; nor can a quote,
+    which says of a text that it is no number."""
     if not literal:
         raise ValueError(f"Write something between '{{{path}}}' and the field behind it, ':' for example.")
-    if literal[0] in "%0123456789ABCDEF":
+    if literal[0] in "'%0123456789ABCDEF":
         raise ValueError(f"Write ':' or another mark, not {literal[0]!r}, behind '{{{path}}}'.")
     return literal[0]
 
@@ -328,6 +331,7 @@ def _other(value: Any) -> str:
     if hasattr(kind, "_meta") and hasattr(value, "_state"):
         return _model(value)
     if dataclasses.is_dataclass(kind):
+        _check_fields(value)
         parts = [f"{part.name}={text(getattr(value, part.name))}" for part in _fields(kind)]
         return f"{_named(kind)}({','.join(parts)})"
     if kind.__name__ == "AnonymousUser" and kind.__module__ == "django.contrib.auth.models":
@@ -341,6 +345,36 @@ def _other(value: Any) -> str:
 def _fields(kind: Any) -> list[dataclasses.Field[Any]]:
     """A field that is left out of comparisons is no part of what the value is."""
     return [part for part in dataclasses.fields(kind) if part.compare]
+
+
+def _check_fields(value: Any) -> None:
+    """A subclass of a dataclass that is none itself may hold more than its fields."""
+    kind = type(value)
+    if "__dataclass_fields__" in kind.__dict__:
+        return
+    known = {part.name for part in dataclasses.fields(kind)}
+    held = set(getattr(value, "__dict__", ()))
+    for base in kind.__mro__[: kind.__mro__.index(_dataclass_of(kind))]:
+        slots = base.__dict__.get("__slots__", ())
+        held.update((slots,) if isinstance(slots, str) else slots)
+    # What a cached property keeps is made of the rest.
+    more = {name for name in held - known if not isinstance(_attribute(kind, name), CACHED)}
+    more -= {"__dict__", "__weakref__"}
+    if more:
+        raise TypeError(
+            f"a {_named(kind)} holds {', '.join(sorted(more))}, which is no field: decorate it with @dataclass too"
+        )
+
+
+def _dataclass_of(kind: type) -> type:
+    return next(base for base in kind.__mro__ if "__dataclass_fields__" in base.__dict__)
+
+
+def _attribute(kind: type, name: str) -> Any:
+    return inspect.getattr_static(kind, name, None)
+
+
+CACHED = (functools.cached_property, cached_property)
 
 
 def _model(value: Any) -> str:

@@ -22,6 +22,8 @@ from tezkor import _native, blocks, drivers, loads, names, transactions
 from tezkor._native import Load
 from tezkor.changes import Own, Pattern, Written
 from tezkor.locks import Lock, RateLimit
+from tezkor.silent import Silent
+from tezkor.terms import check_terms, milliseconds, moment, period_of, whole
 from tezkor.twins import MISSING, AsyncTwins, away
 
 # Keys with a glob character for which the warning was given.
@@ -44,6 +46,12 @@ class Verbs(AsyncTwins):
     def lasting(self, timeout: Any) -> Any:
         """A timeout that may be a name of ``OPTIONS["TIMEOUTS"]``."""
         return names.timeout(self._plan.timeouts, timeout) if isinstance(timeout, str) else timeout
+
+    def ends_at_once(self, timeout: Any) -> bool:
+        """Whether what is stored with this timeout, which is checked, expires at once."""
+        seconds = self.default_timeout if timeout is DEFAULT_TIMEOUT else self.lasting(timeout)
+        check_terms(seconds, {})
+        return seconds is not None and seconds <= 0
 
     def _set_within(
         self, key: Any, value: Any, timeout: Any, version: Any, tags: Any = None, stale: float | None = None
@@ -178,7 +186,10 @@ class Verbs(AsyncTwins):
         caller's back), ``beta`` (eagerness of early refresh, 0 for none), ``soft_timeout`` and ``hard_timeout``
         (seconds for the loader), ``cache_none`` (False: a None is returned and not stored).
         """
-        beta = terms.get("beta", 1.0)
+        beta = 1.0
+        if terms or not (timeout is DEFAULT_TIMEOUT or timeout is None or type(timeout) is int):
+            check_terms(self.lasting(timeout) if type(timeout) is str else timeout, terms)
+            beta = terms.get("beta", 1.0)
         found = self._load(key, version, transactions.birth(self) if transactions.open_births else None, beta)
         if type(found) is not Load:
             return found
@@ -188,6 +199,11 @@ class Verbs(AsyncTwins):
         self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None, **terms: Any
     ) -> Any:
         """Like ``get_or_set``; a coroutine function as default, or anything awaitable, is awaited on a miss."""
+        try:
+            check_terms(self.lasting(timeout), terms)
+        except BaseException:
+            loads.close(default)
+            raise
         if not self._near:  # a disk may make it wait
             value = await self.aget(key, MISSING, version)
             if value is not MISSING:
@@ -209,6 +225,7 @@ class Verbs(AsyncTwins):
     ) -> dict[Any, Any]:
         """The values of the keys; ``loader`` is called once, with the list of those that are missing, and returns a
         dict."""
+        check_terms(self.lasting(timeout), terms)
         return drivers.run(loads.get_many_or_set(self, keys, loader, timeout, version, **terms))
 
     async def aget_many_or_set(
@@ -220,6 +237,7 @@ class Verbs(AsyncTwins):
         **terms: Any,
     ) -> dict[Any, Any]:
         """Like ``get_many_or_set``; the loader may be a coroutine function."""
+        check_terms(self.lasting(timeout), terms)
         return await drivers.arun(loads.get_many_or_set(self, keys, loader, timeout, version, **terms))
 
     def load(self, key: Any, version: Any = None) -> Any:
@@ -308,24 +326,29 @@ class Verbs(AsyncTwins):
     async def aexpire(self, key: Any, timeout: Any, version: Any = None) -> bool:
         return await self._answer(self.expire, key, timeout, version)
 
-    def pexpire(self, key: Any, timeout: float, version: Any = None) -> bool:
-        """Has the entry expire in so many milliseconds from now; whether there is one."""
-        return self.touch(key, timeout / 1000, version)
+    def pexpire(self, key: Any, timeout: Any, version: Any = None) -> bool:
+        """Has the entry expire in so many milliseconds from now; whether there is one.
 
-    async def apexpire(self, key: Any, timeout: float, version: Any = None) -> bool:
+        A name of TIMEOUTS stands for the time that it is, which is written in seconds.
+        """
+        is_name = isinstance(timeout, str)
+        return self.touch(key, self.lasting(timeout) if is_name else milliseconds(timeout), version)
+
+    async def apexpire(self, key: Any, timeout: Any, version: Any = None) -> bool:
         return await self._answer(self.pexpire, key, timeout, version)
 
     def expire_at(self, key: Any, when: datetime | float, version: Any = None) -> bool:
         """Has the entry expire at a time: a datetime, or seconds since 1970."""
-        seconds = when.timestamp() if isinstance(when, datetime) else float(when)
-        return self.touch(key, max(seconds - time.time(), 0), version)
+        return self.touch(key, max(moment(when, "seconds") - time.time(), 0), version)
 
     async def aexpire_at(self, key: Any, when: datetime | float, version: Any = None) -> bool:
         return await self._answer(self.expire_at, key, when, version)
 
     def pexpire_at(self, key: Any, when: datetime | float, version: Any = None) -> bool:
         """The same with milliseconds since 1970."""
-        return self.expire_at(key, when if isinstance(when, datetime) else when / 1000, version)
+        return self.expire_at(
+            key, when if isinstance(when, datetime) else moment(when, "milliseconds") / 1000, version
+        )
 
     async def apexpire_at(self, key: Any, when: datetime | float, version: Any = None) -> bool:
         return await self._answer(self.pexpire_at, key, when, version)
@@ -345,20 +368,21 @@ class Verbs(AsyncTwins):
 
     # Locks and rate limits
 
-    def lock(self, name: Any, version: Any = None, timeout: float | None = None, **terms: Any) -> Lock:
+    def lock(self, name: Any, version: Any = None, timeout: float | str | None = None, **terms: Any) -> Lock:
         """A lock that all processes of the LOCATION share: a context manager, sync and async.
 
-        ``timeout``: seconds after which it is lost; None: when it is released, or its process ends.
-        ``blocking_timeout``: seconds to wait for it at most.
+        ``timeout``: seconds after which it is lost, or a name; None: when it is released, or its process ends.
+        ``blocking_timeout``: seconds to wait for it at most. ``thread_local``: whether it is the thread's or the
+        task's that acquired it (the default), or is shared by those that have the object.
         """
         return Lock(self, name, version=version, timeout=timeout, **terms)
 
-    def rate_limit(self, key: Any, limit: int, period: float, version: Any = None) -> RateLimit:
-        """Uses a limit of so many uses in each period (seconds) once; true while it is kept. Exact across
+    def rate_limit(self, key: Any, limit: int, period: float | str, version: Any = None) -> RateLimit:
+        """Uses a limit of so many uses in each period (seconds, or a name) once; true while it is kept. Exact across
         processes."""
-        return RateLimit(*self._rate(key, limit, period, version))
+        return RateLimit(*self._rate(key, whole("limit", limit), period_of(self.lasting(period)), version))
 
-    async def arate_limit(self, key: Any, limit: int, period: float, version: Any = None) -> RateLimit:
+    async def arate_limit(self, key: Any, limit: int, period: float | str, version: Any = None) -> RateLimit:
         return await self._answer(self.rate_limit, key, limit, period, version)
 
 
@@ -380,148 +404,6 @@ def warn_about_globs(cache: Any, keys: list[Any], version: Any) -> None:
                 stacklevel=3,
             )
             return
-
-
-class Silent(AsyncTwins):
-    """The same verbs where nothing is kept: loaders run, everybody gets a lock of this process, no limit is
-    reached."""
-
-    location = "dummy://"
-
-    def get_or_set(
-        self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None, **terms: Any
-    ) -> Any:
-        self.make_and_validate_key(key, version=version)
-        value = loads.call(default, timeout, terms)
-        return None if value is loads.skip else value
-
-    async def aget_or_set(
-        self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None, **terms: Any
-    ) -> Any:
-        value = self.get_or_set(key, default, timeout, version, **terms)
-        value = await value if drivers.is_awaitable(value) else value
-        return None if value is loads.skip else value
-
-    def set(
-        self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None, **terms: Any
-    ) -> None:
-        super().set(key, value, timeout, version)
-
-    def add(
-        self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None, **terms: Any
-    ) -> bool:
-        return super().add(key, value, timeout, version)
-
-    def set_many(
-        self, data: Mapping[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: Any = None, **terms: Any
-    ) -> list[Any]:
-        return super().set_many(data, timeout, version)
-
-    def incr(
-        self, key: Any, delta: Any = 1, version: Any = None, *, default: Any = None, timeout: Any = None
-    ) -> Any:
-        return super().incr(key, delta, version) if default is None else default + delta
-
-    def decr(
-        self,
-        key: Any,
-        delta: Any = 1,
-        version: Any = None,
-        *,
-        default: Any = None,
-        timeout: Any = DEFAULT_TIMEOUT,
-    ) -> Any:
-        return self.incr(key, -delta, version, default=default, timeout=timeout)
-
-    def get_many_or_set(
-        self,
-        keys: Iterable[Any],
-        loader: Any,
-        timeout: Any = DEFAULT_TIMEOUT,
-        version: Any = None,
-        **terms: Any,
-    ) -> dict[Any, Any]:
-        wanted = list(dict.fromkeys(keys))
-        loaded = loader(wanted) if wanted else {}
-        return {key: loaded[key] for key in wanted if key in loaded and loaded[key] is not loads.skip}
-
-    async def aget_many_or_set(
-        self, keys: Iterable[Any], loader: Any, *args: Any, **terms: Any
-    ) -> dict[Any, Any]:
-        wanted = list(dict.fromkeys(keys))
-        loaded: Any = loader(wanted) if wanted else {}
-        loaded = await loaded if drivers.is_awaitable(loaded) else loaded
-        return {key: loaded[key] for key in wanted if key in loaded and loaded[key] is not loads.skip}
-
-    def load(self, key: Any, version: Any = None) -> blocks.NoBracket:
-        return blocks.NoBracket()
-
-    def lock(self, name: Any, *args: Any, **terms: Any) -> blocks.NoBracket:
-        return blocks.NoBracket()
-
-    def rate_limit(self, key: Any, limit: int, period: float, version: Any = None) -> RateLimit:
-        return RateLimit(True, limit, 0.0)
-
-    async def arate_limit(self, key: Any, limit: int, period: float, version: Any = None) -> RateLimit:
-        return RateLimit(True, limit, 0.0)
-
-    def invalidate_tags(self, *tags: str) -> None:
-        pass
-
-    async def ainvalidate_tags(self, *tags: str) -> None:
-        pass
-
-    def keys(self, pattern: str = "*", version: Any = None) -> list[str]:
-        return []
-
-    def iter_keys(
-        self, pattern: str = "*", version: Any = None, itersize: int | None = None
-    ) -> Iterator[str]:
-        return iter(())
-
-    def delete_pattern(self, pattern: str, version: Any = None, itersize: int | None = None) -> int:
-        return 0
-
-    async def adelete_pattern(self, pattern: str, version: Any = None, itersize: int | None = None) -> int:
-        return 0
-
-    def clear_prefix(self) -> None:
-        pass
-
-    def key(self, name: str, /, **fields: Any) -> str:
-        return f"{name}:{sorted(fields.items())}"
-
-    def expire(self, key: Any, timeout: Any, version: Any = None) -> bool:
-        return False
-
-    pexpire = expire_at = pexpire_at = expire
-
-    async def aexpire(self, key: Any, timeout: Any, version: Any = None) -> bool:
-        return False
-
-    apexpire = aexpire_at = apexpire_at = aexpire
-
-    def persist(self, key: Any, version: Any = None) -> bool:
-        return False
-
-    async def apersist(self, key: Any, version: Any = None) -> bool:
-        return False
-
-    async def attl(self, key: Any, version: Any = None) -> int:
-        return 0
-
-    apttl = attl
-
-    def ttl(self, key: Any, version: Any = None) -> int:
-        return 0
-
-    pttl = ttl
-
-    def explain(self, key: Any, version: Any = None) -> dict[str, Any]:
-        return {"key": self.make_and_validate_key(key, version=version), "found": False, "reason": "dummy"}
-
-    def stats(self) -> dict[str, Any]:
-        return {}
 
 
 __all__ = ["Load", "Silent", "Verbs"]

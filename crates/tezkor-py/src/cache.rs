@@ -12,7 +12,7 @@ use crate::alias::{Alias, Limit, Loading};
 use crate::codec::Format;
 use crate::codec::compress::Method;
 use crate::intended;
-use crate::key::{KeyRule, key_text};
+use crate::key::{GivenPattern, KeyRule, key_text};
 use crate::load::Load;
 use crate::order::order_of;
 use crate::place::Place;
@@ -303,7 +303,7 @@ impl Cache {
     fn keys<'py>(
         &self,
         py: Python<'py>,
-        pattern: Option<&str>,
+        pattern: Option<GivenPattern<'_>>,
         version: Option<Object<'py>>,
     ) -> PyResult<Bound<'py, PyList>> {
         self.alias.turn_clock(py)?;
@@ -330,7 +330,7 @@ impl Cache {
     fn matches(
         &self,
         py: Python<'_>,
-        pattern: &str,
+        pattern: GivenPattern<'_>,
         full_key: &Bound<'_, PyString>,
         version: Option<Object<'_>>,
     ) -> PyResult<bool> {
@@ -340,7 +340,7 @@ impl Cache {
 
     /// Removes the entries of this prefix and version whose key fits the pattern; how many there were.
     #[pyo3(signature = (pattern, version = None, /))]
-    fn delete_pattern(&self, py: Python<'_>, pattern: &str, version: Option<Object<'_>>) -> PyResult<u64> {
+    fn delete_pattern(&self, py: Python<'_>, pattern: GivenPattern<'_>, version: Option<Object<'_>>) -> PyResult<u64> {
         self.alias.turn_clock(py)?;
         let pattern = self.alias.keys.pattern(Some(pattern), version.as_ref(), py)?;
         Ok(self.alias.delete_pattern(py, &pattern))

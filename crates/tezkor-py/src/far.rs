@@ -24,7 +24,7 @@ use crate::cache::Cache;
 use crate::codec::Unreadable;
 use crate::codec::far::FarFormat;
 use crate::database::take_raised;
-use crate::key::{KeyRule, key_text};
+use crate::key::{GivenPattern, KeyRule, key_text};
 use crate::load::{End, Load};
 use crate::report;
 use crate::scratch::{self, dice};
@@ -370,7 +370,7 @@ impl FarCache {
     fn keys<'py>(
         &self,
         py: Python<'py>,
-        pattern: Option<&str>,
+        pattern: Option<GivenPattern<'_>>,
         version: Option<Object<'py>>,
     ) -> PyResult<Bound<'py, PyList>> {
         let pattern = self.keys.pattern(pattern, version.as_ref(), py)?;
@@ -398,7 +398,7 @@ impl FarCache {
     fn matches(
         &self,
         py: Python<'_>,
-        pattern: &str,
+        pattern: GivenPattern<'_>,
         full_key: &Bound<'_, PyString>,
         version: Option<Object<'_>>,
     ) -> PyResult<bool> {
@@ -408,7 +408,7 @@ impl FarCache {
 
     /// Removes the entries of this prefix and version whose key fits the pattern; how many there were.
     #[pyo3(signature = (pattern, version = None, /))]
-    fn delete_pattern(&self, py: Python<'_>, pattern: &str, version: Option<Object<'_>>) -> PyResult<u64> {
+    fn delete_pattern(&self, py: Python<'_>, pattern: GivenPattern<'_>, version: Option<Object<'_>>) -> PyResult<u64> {
         let pattern = self.keys.pattern(Some(pattern), version.as_ref(), py)?;
         let removed = py.detach(|| self.store.remove_where(self.space, &|full| pattern.matches(full)));
         Ok(self.listed(py, removed)?.unwrap_or(0))

@@ -99,6 +99,21 @@ impl KeyRule {
     }
 }
 
+/// A pattern as it was given.
+pub struct GivenPattern<'a>(pub &'a str);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for GivenPattern<'a> {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        if object.is_instance_of::<PyString>() {
+            return <&'a str>::extract(object).map(Self);
+        }
+        let kind = object.get_type().name()?;
+        Err(PyTypeError::new_err(format!("a pattern must be a text such as 'list:*', not {kind}")))
+    }
+}
+
 /// A pattern over the keys of an alias.
 pub struct KeyPattern {
     head: Vec<u8>,
@@ -125,10 +140,11 @@ impl KeyRule {
     /// The pattern of an alias; `None` for all keys.
     pub fn pattern(
         &self,
-        pattern: Option<&str>,
+        pattern: Option<GivenPattern<'_>>,
         version: Option<&Bound<'_, PyAny>>,
         py: Python<'_>,
     ) -> PyResult<KeyPattern> {
+        let pattern = pattern.map(|given| given.0);
         let glob = |text: &str| Glob::new(text).map_err(|error| PyValueError::new_err(error.to_string()));
         let Some(function) = &self.function else {
             return Ok(KeyPattern { head: self.head(version)?, glob: pattern.map(glob).transpose()? });

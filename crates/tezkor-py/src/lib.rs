@@ -38,7 +38,7 @@ fn leave(py: Python<'_>) {
 mod _native {
     use pyo3::exceptions::PyValueError;
     use pyo3::prelude::*;
-    use pyo3::types::PyBytes;
+    use pyo3::types::{PyBytes, PyDict};
 
     #[pymodule_export]
     #[allow(non_upper_case_globals)]
@@ -69,7 +69,8 @@ mod _native {
     use crate::transactions::{open_transactions, set_transaction_hook};
 
     use crate::codec::{Format, Unreadable};
-    use crate::terms::read_terms;
+    use crate::terms::{are_plain, read_terms};
+    use crate::timeout::read_timeout;
 
     /// At the end of the process all regions are left in order: what is on disk is written out.
     #[pymodule_init]
@@ -108,6 +109,20 @@ mod _native {
     #[pyo3(signature = (tags, stale, /))]
     fn check_terms(tags: Option<Bound<'_, PyAny>>, stale: Option<Bound<'_, PyAny>>) -> PyResult<()> {
         read_terms(Ok(tezkor::Timeout::Never), tags.as_ref(), stale.as_ref()).map(drop)
+    }
+
+    /// Whether all arguments of a load beside its timeout are known and plainly right.
+    #[pyfunction]
+    #[pyo3(signature = (terms, /))]
+    fn are_plain_terms(terms: &Bound<'_, PyDict>) -> bool {
+        are_plain(terms)
+    }
+
+    /// Checks a timeout as a write does.
+    #[pyfunction]
+    #[pyo3(signature = (timeout, /))]
+    fn check_timeout(timeout: Bound<'_, PyAny>) -> PyResult<()> {
+        read_timeout(&timeout).map(drop)
     }
 
     /// How many forks lie between the first process and this one.

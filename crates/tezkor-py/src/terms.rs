@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyString};
+use pyo3::types::{PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyIterator, PyList, PySet, PyString, PyTuple};
 use tezkor::{Cache, Terms, Timeout};
 
 use crate::codec::surrogates;
@@ -39,7 +40,7 @@ pub fn read_terms(
     let stale = match stale {
         None => Duration::ZERO,
         Some(stale) => match stale.extract::<f64>() {
-            Ok(number) if number >= 0.0 => seconds(number),
+            Ok(number) if number >= 0.0 && number.is_finite() => seconds(number),
             Ok(_) => return Err(PyValueError::new_err("stale must be a number of seconds, 0 or more")),
             Err(_) => {
                 let kind = stale.get_type().name()?;
@@ -56,14 +57,8 @@ pub fn read_terms(
 
 /// Reads names of tags.
 pub fn read_tags(tags: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<u8>>> {
-    if tags.is_instance_of::<PyString>() || tags.is_instance_of::<PyBytes>() {
-        return Err(PyTypeError::new_err(format!(
-            "tags must be a list of texts, not one text: write [{}]",
-            tags.repr()?
-        )));
-    }
     let mut names: Vec<Vec<u8>> = Vec::new();
-    for tag in tags.try_iter()? {
+    for tag in each(tags)? {
         let name = tag_bytes(&tag?)?;
         if !names.contains(&name) {
             names.push(name);
@@ -75,15 +70,57 @@ pub fn read_tags(tags: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<u8>>> {
 
 /// Any number of tags for an invalidation: the limit is on what one entry has.
 pub fn read_any_tags(tags: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<u8>>> {
-    if tags.is_instance_of::<PyString>() || tags.is_instance_of::<PyBytes>() {
-        return Err(PyTypeError::new_err(format!(
-            "tags must be a list of texts, not one text: write [{}]",
-            tags.repr()?
-        )));
-    }
-    let names = tags.try_iter()?.map(|tag| tag_bytes(&tag?)).collect::<PyResult<Vec<_>>>()?;
+    let names = each(tags)?.map(|tag| tag_bytes(&tag?)).collect::<PyResult<Vec<_>>>()?;
     names.chunks(tezkor::MOST_TAGS).try_for_each(check)?;
     Ok(names)
+}
+
+/// Whether all arguments of a load beside its timeout are known and plainly right, which most are. Of others Python says what is
+/// wrong. Tags that are made when they are needed are not read.
+pub fn are_plain(terms: &Bound<'_, PyDict>) -> bool {
+    terms.iter().all(|(name, given)| {
+        let Some(name) = name.cast::<PyString>().ok().and_then(|name| name.to_str().ok()) else { return false };
+        match name {
+            "background" | "cache_none" => true,
+            "tags" => given.is_none() || are_plain_tags(&given),
+            "stale" | "soft_timeout" | "hard_timeout" => given.is_none() || is_plain_number(&given),
+            "beta" => is_plain_number(&given),
+            _ => false,
+        }
+    })
+}
+
+fn is_plain_number(given: &Bound<'_, PyAny>) -> bool {
+    let is_number = given.is_exact_instance_of::<PyInt>() || given.is_exact_instance_of::<PyFloat>();
+    is_number && given.extract::<f64>().is_ok_and(|number| (0.0..=SECONDS_MAX).contains(&number))
+}
+
+fn are_plain_tags(given: &Bound<'_, PyAny>) -> bool {
+    if let Ok(tags) = given.cast_exact::<PyList>() {
+        return tags.iter().all(|tag| is_plain_tag(&tag)) && tags.len() <= tezkor::MOST_TAGS;
+    }
+    !given.is_instance_of::<PyString>()
+        && !given.is_instance_of::<PyBytes>()
+        && !given.is_instance_of::<PyTuple>()
+        && !given.is_instance_of::<PySet>()
+        && !given.is_instance_of::<PyFrozenSet>()
+        && given.hasattr(intern!(given.py(), "__iter__")).unwrap_or(false)
+}
+
+fn is_plain_tag(tag: &Bound<'_, PyAny>) -> bool {
+    tag.cast::<PyString>().is_ok_and(|tag| tag.to_str().is_ok_and(|tag| Cache::check_tags(&[tag.as_bytes()]).is_ok()))
+}
+
+fn each<'py>(tags: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyIterator>> {
+    if tags.is_instance_of::<PyString>() || tags.is_instance_of::<PyBytes>() {
+        let text = format!("tags must be a list of texts, not one text: write [{}]", tags.repr()?);
+        return Err(PyTypeError::new_err(text));
+    }
+    if !tags.hasattr(intern!(tags.py(), "__iter__"))? {
+        let kind = tags.get_type().name()?;
+        return Err(PyTypeError::new_err(format!("tags must be a list of texts, not {kind}")));
+    }
+    tags.try_iter()
 }
 
 fn check(names: &[Vec<u8>]) -> PyResult<()> {

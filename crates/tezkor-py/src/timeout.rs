@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyInt;
 use tezkor::Timeout;
@@ -26,7 +26,7 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Given<'py> {
     }
 }
 
-/// Reads a number of seconds, or `None` for ever. Zero and less expire at once.
+/// Reads a number of seconds, or `None` for ever. Zero and less expire at once; what is no number, or has no end, is an error.
 pub fn read_timeout(seconds: &Bound<'_, PyAny>) -> PyResult<Timeout> {
     if seconds.is_none() {
         return Ok(Timeout::Never);
@@ -44,7 +44,10 @@ pub fn read_timeout(seconds: &Bound<'_, PyAny>) -> PyResult<Timeout> {
             )));
         }
     };
-    Ok(timeout_of(number))
+    if number.is_finite() {
+        return Ok(timeout_of(number));
+    }
+    Err(PyValueError::new_err(format!("timeout is {}: write a number of seconds, or None for ever", seconds.repr()?)))
 }
 
 /// Expired at once: a write removes.
