@@ -195,7 +195,9 @@ def test_a_thread_waits_for_others_of_its_process_or_for_something_else():
             await asyncio.sleep(0.5)
 
     def compute():
-        while not ends.is_set():
+        # Event.is_set() is of the module where threads wait.
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
             pass
 
     for work, waits in (

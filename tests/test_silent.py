@@ -32,7 +32,15 @@ def public(kind: type) -> dict[str, Any]:
 
 
 # What the instances of the class itself are about.
-OF_TEZKOR = {"read", "to_url", "bounded_by_entries", "is_folder", "is_transactional", "ends_at_once"}
+OF_TEZKOR = {
+    "kind_of",
+    "read",
+    "to_url",
+    "bounded_by_entries",
+    "is_folder",
+    "is_transactional",
+    "ends_at_once",
+}
 
 
 def test_it_has_all_public_methods_with_their_arguments():

@@ -44,6 +44,7 @@ def nothing_is_left_open():
     before = _native.open_transactions(0)
     yield
     assert _native.open_transactions(0) == before
+    transactions.birth(made())
     assert not transactions.open_births
 
 
