@@ -92,7 +92,7 @@ def test_none_may_be_left_out_and_skip_stores_nothing(cache):
 
 def test_what_is_not_stored_is_still_loaded_once_for_those_who_wait(cache):
     for value in (tezkor.skip, None):
-        loader = Loader(value, 0.1)
+        loader = Loader(value, 0.5)
         assert in_threads(lambda loader=loader: cache.get_or_set("k", loader, cache_none=False)) == [None] * 8
         assert loader.runs == 1
 
@@ -113,7 +113,7 @@ def test_a_loader_may_decide_how_long_its_value_lives(cache):
 
 def test_a_failing_loader_stores_nothing_and_those_who_wait_get_its_exception(cache):
     error = RuntimeError("no source")
-    loader = Loader(error=error, seconds=0.1)
+    loader = Loader(error=error, seconds=0.5)
     found = in_threads(lambda: cache.get_or_set("k", loader))
     assert [each is error for each in found] == [True] * 8
     assert loader.runs == 1

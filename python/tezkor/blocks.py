@@ -60,7 +60,7 @@ class Bracket:
         asked = loads.Asked(self.cache, self.version, loads.Source(None, False), Terms())
         waits = True
         while True:
-            found = asked.begin(self.key)
+            found = yield from asked.begin(self.key)
             if type(found) is not Load:
                 self.value = found
                 return None
@@ -69,7 +69,8 @@ class Bracket:
             where = loads.where_of(self.cache, found)
             flight = flights.open_flights.get(where)
             if not waits or not (yield from loads.wait(asked, self.key, found, flight, None)):
-                return loads.alone(self.cache, self.key, self.version)
+                alone: Load = yield from asked.alone(self.key)
+                return alone
             # Blocks that set nothing would otherwise run one after the other, for as many as there are.
             waits = flight is None or flight.values.get(where) is not loads.Unset
 

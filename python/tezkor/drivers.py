@@ -275,6 +275,10 @@ async def _result_of(value: Any) -> Any:
     return await value
 
 
+async def _is_over(load: Load) -> bool:
+    return load.is_over() if load.is_near else await sync_to_async(load.is_over, thread_sensitive=True)()
+
+
 async def _await_load(load: Load, seconds: float, flight: Flight | None) -> bool:
     deadline = time.monotonic() + seconds
     pause = SHORTEST_POLL_SECONDS
@@ -282,8 +286,8 @@ async def _await_load(load: Load, seconds: float, flight: Flight | None) -> bool
     try:
         # The end of a flight of this process wakes the task; that of another's has to be looked for.
         if flight is not None and not await _await_flight(flight, seconds):
-            return load.is_over()
-        while not load.is_over():
+            return await _is_over(load)
+        while not await _is_over(load):
             if time.monotonic() >= deadline:
                 return False
             await asyncio.sleep(pause)

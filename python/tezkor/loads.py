@@ -17,7 +17,7 @@ import contextlib
 import inspect
 import threading
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from types import CoroutineType, FunctionType, MethodType
 from typing import Any, NamedTuple
 
@@ -86,15 +86,20 @@ class Asked(NamedTuple):
     plan: Terms
     beta: float = 1.0
 
-    def begin(self, key: Any) -> Any:
-        return begin(self.cache, plain(key), self.version, self.beta)
+    def begin(self, key: Any) -> Body:
+        return at(self.cache, begin, self.cache, plain(key), self.version, self.beta)
 
-    def alone(self, key: Any) -> Load:
-        return alone(self.cache, plain(key), self.version)
+    def alone(self, key: Any) -> Body:
+        return at(self.cache, alone, self.cache, plain(key), self.version)
 
-    def get(self, key: Any) -> Any:
+    def get(self, key: Any) -> Body:
         """What is there, or Unset."""
-        return self.cache._get(plain(key), Unset, self.version)
+        return at(self.cache, self.cache._get, plain(key), Unset, self.version)
+
+
+def at(cache: Any, method: Callable[..., Any], *arguments: Any) -> Body:
+    """What a verb of a cache answers. One that may wait for a network does so where it holds up no event loop."""
+    return method(*arguments) if cache._near else (yield Away(method, arguments))
 
 
 class Boxed:
@@ -160,7 +165,7 @@ def get_many_or_set(
     looked: dict[Any, Any] = {}
     try:
         for key in dict.fromkeys(keys):
-            looked[key] = asked.begin(key)
+            looked[key] = yield from asked.begin(key)
     except BaseException:
         _end(looked)
         raise
@@ -178,7 +183,7 @@ def source_of_many(loader: Any) -> Source:
 def refresh(cache: Any, key: Any, default: Any, timeout: Any, version: Any, **terms: Any) -> Body:
     """Runs the loader now, whatever is there, and stores what it returns unless it is overtaken."""
     asked = Asked(cache, version, Source(default, False), read(timeout, terms))
-    own = {key: alone(cache, key, version)}
+    own = {key: (yield from at(cache, alone, cache, key, version))}
     found = yield from _run(asked, own, Owned(_by_place(cache, own)))
     return found.get(key)
 
@@ -247,11 +252,12 @@ def _fetch(asked: Asked, looked: dict[Any, Any]) -> Generator[Any, Any, dict[Any
                 over[key] = yield from wait(asked, key, load, flight, deadline)
             for key, (load, flight) in busy.items():
                 if not over[key]:
-                    looked[key] = asked.alone(key)
+                    looked[key] = yield from asked.alone(key)
                     continue
                 # A load that began when this caller had come is as good as one of its own, stored or not.
                 theirs = flight if flight is not None and flight.birth >= since[key] else None
-                looked.update(_look_again(asked, key, where_of(asked.cache, load), theirs))
+                where = where_of(asked.cache, load)
+                looked.update((yield from _look_again(asked, key, where, theirs)))
         return found
     except BaseException:
         _end(looked)
@@ -261,7 +267,9 @@ def _fetch(asked: Asked, looked: dict[Any, Any]) -> Generator[Any, Any, dict[Any
             close(asked.source.loader)
 
 
-def _look_again(asked: Asked, key: Any, where: Where, theirs: Flight | None) -> dict[Any, Any]:
+def _look_again(
+    asked: Asked, key: Any, where: Where, theirs: Flight | None
+) -> Generator[Any, Any, dict[Any, Any]]:
     """What there is of a key whose load by others is over: a value or a load; nothing if they found none."""
     if theirs is not None:
         if isinstance(theirs.error, Exception):
@@ -269,7 +277,7 @@ def _look_again(asked: Asked, key: Any, where: Where, theirs: Flight | None) -> 
         value = theirs.values.get(where, Unset)
         if value is not Unset and (value is not Absent or asked.source.is_many):
             # No load is begun, which others would wait for.
-            stored = asked.get(key)
+            stored = yield from asked.get(key)
             if stored is not Unset:
                 return {key: stored}
             if value is Absent or value is skip:
@@ -277,7 +285,7 @@ def _look_again(asked: Asked, key: Any, where: Where, theirs: Flight | None) -> 
             # Who cannot be given a copy runs the loader, and sees the error.
             with contextlib.suppress(Exception):
                 return {key: None if value is None else _native.decode(_native.encode(value))}
-    return {key: asked.begin(key)}
+    return {key: (yield from asked.begin(key))}
 
 
 def wait(
@@ -303,7 +311,9 @@ def wait(
         if waited is Waited.IN_VAIN:
             return False
         # Where another that waited ran the loader too, there may be a value before the load is over.
-        if waited is Waited.OVER or (flight is not None and flight.turns and asked.get(key) is not Unset):
+        if waited is Waited.OVER:
+            return True
+        if flight is not None and flight.turns and (yield from asked.get(key)) is not Unset:
             return True
         # It is announced a little later than it begins.
         flight = flight or flights.open_flights.get(where)
@@ -331,7 +341,7 @@ def _owned(asked: Asked, own: dict[Any, Load], deadline: float | None) -> Genera
     try:
         found = yield Complete(body, flight, asked.source.loader, seconds, background)
     except LateError:
-        found = _instead(asked, own) if has_values else None
+        found = (yield from _instead(asked, own)) if has_values else None
         if found is None:  # what there was has been invalidated meanwhile, or there was nothing
             found = yield from _follow(asked, flight, deadline)
     result: dict[Any, Any] = stale if found is None else found
@@ -351,19 +361,20 @@ def _left(deadline: float | None) -> float | None:
     return None if deadline is None else max(deadline - time.monotonic(), 0)
 
 
-def _instead(asked: Asked, own: Mapping[Any, Load]) -> dict[Any, Any] | None:
+def _instead(asked: Asked, own: Mapping[Any, Load]) -> Generator[Any, Any, dict[Any, Any] | None]:
     """What may be served when the loader does not bring it; None unless there is something for each key.
 
     It is looked for again: what was invalidated since the load began is never served.
     """
     found = {}
     for key in own:
-        value = asked.cache._load(
-            plain(key), asked.version, transactions.birth(asked.cache), 0.0, False, True
+        born = transactions.birth(asked.cache)
+        value = yield from at(
+            asked.cache, asked.cache._load, plain(key), asked.version, born, 0.0, False, True
         )
         if type(value) is Load:
             has_value, served = value.has_value, value.value
-            value.end()
+            yield from at(asked.cache, value.end)
             if not has_value:
                 return None
             value = served
@@ -383,9 +394,9 @@ def _run(asked: Asked, own: dict[Any, Load], owned: Owned) -> Generator[Any, Any
         except Exception as error:
             flight.fail(error)
             for load in own.values():
-                fail(load, error)
+                yield from at(asked.cache, fail, load, error)
             is_served = not _is_answer(error) and all(load.has_value for load in own.values())
-            instead = _instead(asked, own) if is_served else None
+            instead = (yield from _instead(asked, own)) if is_served else None
             if instead is None:
                 raise
             flight.error = None
@@ -396,13 +407,13 @@ def _run(asked: Asked, own: dict[Any, Load], owned: Owned) -> Generator[Any, Any
             value = loaded[key] if key in loaded else Absent  # noqa: SIM401 any mapping will do
             is_kept = value is not Absent and value is not skip and (value is not None or plan.cache_none)
             if is_hidden(asked.cache, load, adaptive.tags):
-                load.end()  # nor handed to those who wait
+                yield from at(asked.cache, load.end)  # nor handed to those who wait
             else:
                 where = where_of(asked.cache, load)
                 # Before the load ends, which is when those who wait look for it.
                 flight.values[where] = value
                 if not is_kept:
-                    load.end()
+                    yield from at(asked.cache, load.end)
                 elif (yield from store(asked.cache, load, value, adaptive)):
                     del flight.values[where]
             if value is not Absent and value is not skip:
@@ -444,10 +455,12 @@ def store(cache: Any, load: Load, value: Any, terms: Adaptive) -> Generator[Any,
     """Stores what a load brought; False when it was overtaken, or did not fit."""
     arguments = (value, cache.lasting(terms.timeout), terms.tags or None, terms.stale)
     try:
-        return load.store(*arguments)
+        if load.is_near:
+            return load.store(*arguments)
     except SynchronousOnlyOperation:
-        stored: bool = yield Away(load.store, arguments)
-        return stored
+        pass
+    stored: bool = yield Away(load.store, arguments)
+    return stored
 
 
 def where_of(cache: Any, load: Load) -> Where:

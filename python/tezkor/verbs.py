@@ -209,7 +209,7 @@ class Verbs(AsyncTwins):
             if value is not MISSING:
                 loads.close(default)
                 return value
-        found = loads.begin(self, key, version, terms.get("beta", 1.0))
+        found = await self._answer(loads.begin, self, key, version, terms.get("beta", 1.0))
         if type(found) is not Load:
             loads.close(default)
             return found
