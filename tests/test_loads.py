@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -109,6 +110,30 @@ def test_a_loader_may_decide_how_long_its_value_lives(cache):
     assert cache.explain("k")["tags"] == ["one", "more"]
     assert asyncio.run(cache.aget_or_set("async", loader)) == 1
     assert cache.ttl("async") == 50
+
+
+def test_who_came_before_a_load_was_announced_gets_its_exception_too(cache, monkeypatch):
+    """It waited without knowing of the flight, found nothing afterwards, and asked the failing source again."""
+    announce = flights.Flight.announce
+    came = threading.Event()
+
+    def late(flight):
+        came.wait(10)
+        time.sleep(0.1)
+        announce(flight)
+
+    monkeypatch.setattr(flights.Flight, "announce", late)
+    error = RuntimeError("no source")
+    loader = Loader(error=error, seconds=0.3)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(cache.get_or_set, "k", loader)
+        time.sleep(0.1)
+        second = pool.submit(cache.get_or_set, "k", loader)
+        time.sleep(0.1)
+        came.set()
+        assert first.exception(10) is error
+        assert second.exception(10) is error
+    assert loader.runs == 1
 
 
 def test_a_failing_loader_stores_nothing_and_those_who_wait_get_its_exception(cache):

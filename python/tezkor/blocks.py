@@ -68,7 +68,10 @@ class Bracket:
                 return found
             where = loads.where_of(self.cache, found)
             flight = flights.open_flights.get(where)
-            if not waits or not (yield from loads.wait(asked, self.key, found, flight, None)):
+            is_over = False
+            if waits:
+                is_over, flight = yield from loads.wait(asked, self.key, found, flight, None)
+            if not is_over:
                 alone: Load = yield from asked.alone(self.key)
                 return alone
             # Blocks that set nothing would otherwise run one after the other, for as many as there are.

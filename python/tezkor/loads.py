@@ -250,8 +250,9 @@ def _fetch(asked: Asked, looked: dict[Any, Any]) -> Generator[Any, Any, dict[Any
             over = {}
             for key, (load, flight) in busy.items():
                 over[key] = yield from wait(asked, key, load, flight, deadline)
-            for key, (load, flight) in busy.items():
-                if not over[key]:
+            for key, (load, _) in busy.items():
+                is_over, flight = over[key]
+                if not is_over:
                     looked[key] = yield from asked.alone(key)
                     continue
                 # A load that began when this caller had come is as good as one of its own, stored or not.
@@ -290,18 +291,20 @@ def _look_again(
 
 def wait(
     asked: Asked, key: Any, load: Load, flight: Flight | None, deadline: float | None
-) -> Generator[Any, Any, bool]:
-    """Waits until the load of others is over. False when this caller must not wait for it."""
+) -> Generator[Any, Any, tuple[bool, Flight | None]]:
+    """Waits until the load of others is over: whether it is, False when this caller must not wait for it; and its
+    flight, if it is of this process."""
     where = where_of(asked.cache, load)
     patience = Patience()
     while True:
         holding = [held for held in flights.holding.get() if not held.done.is_set()]
         # The caller runs this very load, or somebody waits for one that it runs and may be waited for by this one.
         if any(where in held.places or held.is_awaited() for held in holding):
-            return False
+            return False, flight
         if flight is not None:
             flight.look()
-        seconds = SLICE_SECONDS if holding else LOOK_SECONDS
+        # A flight is announced a little after its load begins: whoever came between looks for it soon.
+        seconds = SLICE_SECONDS if holding or flight is None else LOOK_SECONDS
         if deadline is not None:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -309,13 +312,12 @@ def wait(
             seconds = min(seconds, left)
         waited = yield Wait(load, seconds, flight, patience)
         if waited is Waited.IN_VAIN:
-            return False
+            return False, flight
         # Where another that waited ran the loader too, there may be a value before the load is over.
         if waited is Waited.OVER:
-            return True
+            return True, flight
         if flight is not None and flight.turns and (yield from asked.get(key)) is not Unset:
-            return True
-        # It is announced a little later than it begins.
+            return True, flight
         flight = flight or flights.open_flights.get(where)
 
 
