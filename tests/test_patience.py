@@ -37,6 +37,12 @@ def cache() -> Any:
     return TezkorCache("", {})
 
 
+@pytest.fixture
+def closing() -> Any:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
 def test_sync_code_in_a_loop_never_waits_for_a_task_of_that_loop(cache):
     """It froze the worker: the task could not go on while the thread of its loop waited for it."""
 
@@ -181,9 +187,9 @@ def test_patience_is_not_lost_with_a_loader_that_is_slow(cache, monkeypatch):
     assert len(runs) == 1
 
 
-def test_a_thread_waits_for_others_of_its_process_or_for_something_else():
+def test_a_thread_waits_for_others_of_its_process_or_for_something_else(closing):
     ends = threading.Event()
-    ours, theirs = socket.socketpair()
+    ours, theirs = (closing.enter_context(each) for each in socket.socketpair())
 
     def select():
         with selectors.DefaultSelector() as selector:
@@ -194,8 +200,10 @@ def test_a_thread_waits_for_others_of_its_process_or_for_something_else():
         while not ends.is_set():
             await asyncio.sleep(0.5)
 
+    stopped: list[bool] = []
+
     def compute():
-        while not ends.is_set():
+        while not stopped:
             pass
 
     for work, waits in (
@@ -207,18 +215,36 @@ def test_a_thread_waits_for_others_of_its_process_or_for_something_else():
     ):
         started = Started(work)
         time.sleep(0.1)
-        assert patience._waits(started.thread.ident) is waits, work
+        assert (patience.waits_at(started.thread.ident) is not None) is waits, work
+        assert patience.waits_at(started.thread.ident) == patience.waits_at(started.thread.ident)
         ends.set()
+        stopped.append(True)
         theirs.send(b".")
         started.result()
         ends.clear()
+        stopped.clear()
         ours.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             ours.recv(10)
         ours.setblocking(True)
-    assert patience._waits(0), "it has ended"
-    ours.close()
-    theirs.close()
+    assert patience.waits_at(0) is not None, "it has ended"
+
+
+def test_a_loader_that_takes_locks_now_and_then_is_no_loader_that_waits(cache, monkeypatch):
+    monkeypatch.setattr(patience, "LONG_SECONDS", 0.05)
+    places = iter([("a", 1), ("b", 2), None, ("b", 2), ("c", 3)] * 2)
+    monkeypatch.setattr(patience, "waits_at", lambda thread: next(places, None))
+    begun = threading.Event()
+
+    def slow():
+        begun.set()
+        time.sleep(2)
+        return "loaded"
+
+    loading = Started(cache.get_or_set, "k", slow)
+    assert begun.wait(5)
+    assert cache.get_or_set("k", lambda: "its own") == "loaded"
+    assert loading.result() == "loaded"
 
 
 def test_of_those_who_lose_patience_one_at_a_time_runs_the_loader(cache, monkeypatch):
