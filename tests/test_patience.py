@@ -9,7 +9,6 @@ import selectors
 import socket
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -35,6 +34,12 @@ def empty(monkeypatch) -> Any:
 @pytest.fixture
 def cache() -> Any:
     return TezkorCache("", {})
+
+
+@pytest.fixture
+def closing() -> Any:
+    with contextlib.ExitStack() as stack:
+        yield stack
 
 
 def test_sync_code_in_a_loop_never_waits_for_a_task_of_that_loop(cache):
@@ -79,7 +84,8 @@ def test_a_view_in_the_thread_that_an_async_loader_needs_runs_it_itself(cache):
 
     def view():
         time.sleep(0.02)
-        return cache.get_or_set("k", lambda: runs.append(1) or "view")
+        # The end of the process waits for asgiref's thread, and this for no longer than that.
+        return cache.get_or_set("k", lambda: runs.append(1) or "view", hard_timeout=15)
 
     async def scene():
         return await asyncio.gather(cache.aget_or_set("k", aload), sync_to_async(view)())
@@ -133,14 +139,16 @@ def test_a_loader_whose_own_threads_ask_for_its_key_ends(cache, monkeypatch):
         return cache.get_or_set("k", lambda: runs.append(1) or "inner")
 
     def loader():
-        with ThreadPoolExecutor(4) as pool:
-            return [each.result() for each in [pool.submit(inner) for _ in range(4)]]
+        return [each.result() for each in [Started(inner) for _ in range(4)]]
 
     assert Started(cache.get_or_set, "k", loader).result(10) == ["inner"] * 4
     assert len(runs) == 1, "one of the threads ran it, the others found what that stored"
 
     async def aloader():
-        return await asyncio.get_running_loop().run_in_executor(None, inner)
+        started = Started(inner)
+        while started.thread.is_alive():
+            await asyncio.sleep(0.01)
+        return started.result()
 
     cache.delete("k")
     assert in_loop(cache.aget_or_set("k", aloader), 10) == "inner"
@@ -156,8 +164,8 @@ def test_those_who_wait_for_a_block_lose_patience_too(cache, monkeypatch):
         return block.missing
 
     def outer():
-        with cache.load("k"), ThreadPoolExecutor(1) as pool:
-            return pool.submit(inner).result()
+        with cache.load("k"):
+            return Started(inner).result()
 
     assert Started(outer).result(10)
 
@@ -181,9 +189,9 @@ def test_patience_is_not_lost_with_a_loader_that_is_slow(cache, monkeypatch):
     assert len(runs) == 1
 
 
-def test_a_thread_waits_for_others_of_its_process_or_for_something_else():
+def test_a_thread_waits_for_others_of_its_process_or_for_something_else(closing):
     ends = threading.Event()
-    ours, theirs = socket.socketpair()
+    ours, theirs = (closing.enter_context(each) for each in socket.socketpair())
 
     def select():
         with selectors.DefaultSelector() as selector:
@@ -209,7 +217,8 @@ def test_a_thread_waits_for_others_of_its_process_or_for_something_else():
     ):
         started = Started(work)
         time.sleep(0.1)
-        assert patience._waits(started.thread.ident) is waits, work
+        assert (patience.waits_at(started.thread.ident) is not None) is waits, work
+        assert patience.waits_at(started.thread.ident) == patience.waits_at(started.thread.ident)
         ends.set()
         theirs.send(b".")
         started.result()
@@ -218,9 +227,24 @@ def test_a_thread_waits_for_others_of_its_process_or_for_something_else():
         with contextlib.suppress(BlockingIOError):
             ours.recv(10)
         ours.setblocking(True)
-    assert patience._waits(0), "it has ended"
-    ours.close()
-    theirs.close()
+    assert patience.waits_at(0) is not None, "it has ended"
+
+
+def test_a_loader_that_takes_locks_now_and_then_is_no_loader_that_waits(cache, monkeypatch):
+    monkeypatch.setattr(patience, "LONG_SECONDS", 0.05)
+    places = iter([("a", 1), ("b", 2), None, ("b", 2), ("c", 3)] * 2)
+    monkeypatch.setattr(patience, "waits_at", lambda thread: next(places, None))
+    begun = threading.Event()
+
+    def slow():
+        begun.set()
+        time.sleep(2)
+        return "loaded"
+
+    loading = Started(cache.get_or_set, "k", slow)
+    assert begun.wait(5)
+    assert cache.get_or_set("k", lambda: "its own") == "loaded"
+    assert loading.result() == "loaded"
 
 
 def test_of_those_who_lose_patience_one_at_a_time_runs_the_loader(cache, monkeypatch):

@@ -35,10 +35,11 @@ WAITING_MODULES = {"threading", "queue", "concurrent", "asgiref", "asyncio", "mu
 class Patience:
     """That of one wait."""
 
-    __slots__ = ("since",)
+    __slots__ = ("seen", "since")
 
     def __init__(self) -> None:
         self.since = time.monotonic()
+        self.seen: Any = None  # where the thread that runs the load waited at the last look
 
     def is_lost(self, flight: Flight | None) -> bool:
         """Whether the thread that asks is to run the loader itself. The flight is the load's, if it is of this
@@ -50,9 +51,14 @@ class Patience:
         waited = time.monotonic() - self.since
         if flight.loop is not None and waited >= SHORT_SECONDS and is_at_home(flight.home):
             return flight.take_turn(0)
-        if waited < LONG_SECONDS or (flight.loop is None and not _waits(flight.thread)):
+        if waited < LONG_SECONDS or (flight.loop is None and not self._sees_no_progress(flight.thread)):
             return False
         return flight.take_turn(LONG_SECONDS)
+
+    def _sees_no_progress(self, thread: int) -> bool:
+        """Whether a thread waits where it did at the last look: one that works may take a lock now and then."""
+        before, self.seen = self.seen, waits_at(thread)
+        return self.seen is not None and self.seen == before
 
 
 def home() -> Any:
@@ -84,14 +90,17 @@ def is_at_home(executor: Any) -> bool:
     return False
 
 
-def _waits(thread: int) -> bool:
-    """Whether a thread waits for another thread, a task or a process, as far as its Python code shows."""
+def waits_at(thread: int) -> Any:
+    """Where a thread waits for another thread, a task or a process, as far as its Python code shows; None if it does
+    not. One that has ended waits for ever."""
     frame = sys._current_frames().get(thread)
     while (
         frame is not None and _module(frame) == "selectors"
     ):  # those of event loops, and of database drivers
         frame = frame.f_back
-    return frame is None or _module(frame) in WAITING_MODULES
+    if frame is None:
+        return ()
+    return (frame.f_code, frame.f_lasti) if _module(frame) in WAITING_MODULES else None
 
 
 def _module(frame: FrameType) -> str:

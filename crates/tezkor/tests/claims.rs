@@ -8,7 +8,7 @@ use support::board::Board;
 use support::child::{Child, apart, finish_all, start_all};
 use support::place::{Place, Shelf};
 use support::quick_or_soak;
-use tezkor::{Begin, Everything, Locking, Looked, Terms, Timeout, Value, Written};
+use tezkor::{Begin, Clock, Everything, Locking, Looked, Terms, Timeout, Value, Written};
 
 const PROCESSES: u64 = 4;
 const REGION_BYTES: u64 = 1 << 20;
@@ -199,6 +199,19 @@ fn a_rate_limit_is_exact_across_processes() {
     assert_eq!(uses, [true, true, false]);
     std::thread::sleep(Duration::from_millis(30));
     assert!(shelf.cache.store().use_rate(&shelf.key(b"short"), 2, short).expect("a good limit").is_allowed);
+}
+
+/// Whoever had read the clock and then slept took a window that began meanwhile for one of another clock, since it ended later
+/// than one that began at the time that was read: all uses that were counted in it were forgotten.
+#[test]
+fn a_rate_limit_counts_in_a_window_that_began_after_the_caller_had_read_the_clock() {
+    let place = Place::new("rate-clock");
+    let shelf = Shelf::open(&place.memory(REGION_BYTES).with_clock(Clock::Manual));
+    for (now_ms, expected) in [(1_000_500, true), (1_000_000, true), (1_000_000, false), (1_000_500, false)] {
+        shelf.cache.set_time(now_ms);
+        let rate = shelf.cache.store().use_rate(&shelf.key(b"logins"), 2, HOUR).expect("a good limit");
+        assert_eq!(rate.is_allowed, expected, "at {now_ms} ms");
+    }
 }
 
 fn has(shelf: &Shelf, name: &[u8]) -> bool {

@@ -37,6 +37,8 @@ const MOST_TRIES: usize = 1_000;
 /// The first wait after a load failed, and the longest.
 const BACK_OFF_MS: u64 = 100;
 const LONGEST_BACK_OFF_MS: u64 = 5_000;
+/// How long a process that read the clock may sleep before it uses a rate limit, and still be exact.
+const LONGEST_SLEEP_MS: u64 = 60_000;
 
 /// Which table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,8 +267,10 @@ impl Region {
             };
             let window = &self.words()[claim.data];
             let found = window.load(Ordering::SeqCst);
-            // A window that ends later than one that begins now is of another clock: it is over too.
-            let is_running = !is_over(found, asker.now_ms) && ends_in(found, asker.now_ms) <= period_ms;
+            // A window that ends much later than one that begins now is of another clock: it is over too. A little later ends one
+            // that began after the caller had read the clock.
+            let longest_ms = period_ms + LONGEST_SLEEP_MS;
+            let is_running = !is_over(found, asker.now_ms) && ends_in(found, asker.now_ms) <= longest_ms;
             let (ends_ms, used) = if is_running {
                 (asker.now_ms + ends_in(found, asker.now_ms), found & COUNT)
             } else {
