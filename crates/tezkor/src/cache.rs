@@ -9,6 +9,7 @@
 //! A process opens each store once, however many caches are made of it; a cache costs a reference count.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use arc_swap::ArcSwap;
@@ -49,6 +50,35 @@ pub struct Cache {
 /// The stores that this process has open: one for each place. Never locked: a fork amid it would leave the child a lock for ever.
 static OPEN: LazyLock<ArcSwap<HashMap<String, Arc<SegmentStore>>>> = LazyLock::new(ArcSwap::default);
 
+/// The turn to open a store, which one thread of a process has. A turn that a thread of the parent had at a fork is nobody's.
+struct Turn(u64);
+
+/// The process whose thread has the turn, by the number of forks (and one); 0: nobody.
+static OPENING: AtomicU64 = AtomicU64::new(0);
+
+impl Turn {
+    fn take() -> Turn {
+        let mine = crate::forks() + 1;
+        loop {
+            match OPENING.compare_exchange(0, mine, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => return Turn(mine),
+                Err(theirs) if theirs != mine => {
+                    if OPENING.compare_exchange(theirs, mine, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                        return Turn(mine);
+                    }
+                }
+                Err(_) => std::thread::sleep(std::time::Duration::from_micros(100)),
+            }
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let _ = OPENING.compare_exchange(self.0, 0, Ordering::SeqCst, Ordering::SeqCst);
+    }
+}
+
 impl Cache {
     /// Opens the store of a location, or returns the one that this process has open.
     ///
@@ -69,6 +99,16 @@ impl Cache {
         let store = match known {
             Some(store) => store,
             None => {
+                // Two threads that made the same region at once would each replace the file of the other: record locks, which
+                // tell processes apart, do not hold between them.
+                let _turn = Turn::take();
+                if let Some(store) = OPEN.load().get(&name).cloned() {
+                    return Ok(Cache {
+                        store,
+                        namespace: config.namespace.as_slice().into(),
+                        location: config.location.clone().into(),
+                    });
+                }
                 let opened = SegmentStore::open(place, size_bytes, clock).map_err(|error| {
                     Error::io(
                         format!("there is no memory for the cache {:?}", String::from_utf8_lossy(&config.namespace)),

@@ -16,6 +16,8 @@ const UNITS: u64 = WRITER - 1;
 const TAG_AT: u32 = 48;
 /// Segments that ordinary writers leave free for what survives an eviction.
 const SPARE_SEGMENTS: usize = 1;
+/// Segments whose memory is asked for in vain, without a word on why, before a search for one gives up.
+const MOST_UNKNOWN: u32 = 8;
 /// Evictions that one writer does for one segment before it gives up.
 const MOST_EVICTIONS: usize = 64;
 const NONE: u64 = u64::MAX;
@@ -26,6 +28,8 @@ enum Claim {
     Claimed,
     Taken,
     NoMemory,
+    /// The system did not say whether there is memory: an interrupted call, say.
+    Unknown,
 }
 
 /// A worker: a process that writes, in one of its lives. Its threads share its open segments.
@@ -235,7 +239,7 @@ impl Region {
         let hint = self.header(header::FREE_HINT);
         let start = hint.load(Ordering::Relaxed) as usize % self.geometry.segments;
         let (before, after) = (0..start, start..self.geometry.segments);
-        let mut has_memory = true;
+        let (mut has_memory, mut tries_left) = (true, MOST_UNKNOWN);
         for index in after.chain(before) {
             if !has_memory && self.state(index) == State::Untouched {
                 // There was none for another a moment ago.
@@ -247,6 +251,11 @@ impl Region {
                     return Some(index);
                 }
                 Claim::NoMemory => has_memory = false,
+                Claim::Unknown => {
+                    // Once is no reason to refuse a write; again and again is.
+                    tries_left = tries_left.saturating_sub(1);
+                    has_memory &= tries_left > 0;
+                }
                 Claim::Taken => {}
             }
         }
@@ -279,7 +288,7 @@ impl Region {
                     Room::Unknown => {
                         // Others may have more luck with it.
                         let _ = word.replace(unavailable, found);
-                        return Claim::NoMemory;
+                        return Claim::Unknown;
                     }
                 }
                 if word.replace(unavailable, open).is_err() {

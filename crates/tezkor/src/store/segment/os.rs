@@ -146,9 +146,16 @@ pub(crate) fn reserve(file: &File, from: u64, length: u64) -> io::Result<()> {
 /// Reserves memory or disk for a part of a file that was never written, so that touching it cannot fail.
 #[cfg(target_os = "linux")]
 pub(crate) fn reserve(file: &File, from: u64, length: u64) -> io::Result<()> {
-    // SAFETY: the descriptor is open for as long as `file` is borrowed.
-    let error = unsafe { libc::posix_fallocate(file.as_raw_fd(), from as libc::off_t, length as libc::off_t) };
-    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+    loop {
+        // SAFETY: the descriptor is open for as long as `file` is borrowed.
+        let error = unsafe { libc::posix_fallocate(file.as_raw_fd(), from as libc::off_t, length as libc::off_t) };
+        match error {
+            0 => return Ok(()),
+            // On tmpfs any signal interrupts it; what was reserved stays so.
+            libc::EINTR => {}
+            error => return Err(io::Error::from_raw_os_error(error)),
+        }
+    }
 }
 
 /// Bytes that are free for this user on the file system of a path.
