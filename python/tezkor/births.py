@@ -32,7 +32,11 @@ def birth(cache: Any) -> int | None:
         return None
     oldest = None
     for connection in connections_here():
-        births = _births_of(connection) if connection.in_atomic_block else None
+        if not connection.in_atomic_block:
+            # What a savepoint that was rolled back by hand has left.
+            connection.__dict__.pop(KEPT, None)
+            continue
+        births = _births_of(connection)
         if births is not None:
             # A cache that was opened since: nobody knows what was invalidated before.
             time = births.times.get(cache.place, 0)
