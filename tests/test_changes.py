@@ -61,13 +61,19 @@ FITS = {
 
 def blocks_of(calls):
     """Calls, and blocks of them: whether each fails, and whether it has a savepoint."""
-    return st.recursive(
-        st.lists(calls, max_size=6),
-        lambda inner: st.lists(
-            st.one_of(calls, st.tuples(st.just("block"), st.booleans(), st.booleans(), inner)), max_size=6
-        ),
-        max_leaves=12,
-    )
+
+    def block_of(inner):
+        return st.tuples(st.just("block"), st.booleans(), st.booleans(), inner)
+
+    def items_of(inner, most):
+        is_block = st.sampled_from([True, False, False])
+        return st.lists(is_block.flatmap(lambda each: block_of(inner) if each else calls), max_size=most)
+
+    inside = items_of(items_of(st.lists(calls, max_size=4), 5), 6)
+    # What comes first may be there for others already.
+    return st.tuples(
+        st.lists(calls, max_size=3), block_of(inside), st.lists(block_of(inside), max_size=1)
+    ).map(lambda parts: [*parts[0], parts[1], *parts[2]])
 
 
 class Entry(NamedTuple):
@@ -157,8 +163,9 @@ def invalidates(call, place, tags=frozenset()):
 
 def removes(call, place, tags=frozenset()):
     """Whether what a block has set at a place before is older than the call."""
-    expires = call[0] in ("set", "many", "load") and call[-3 if call[0] != "many" else -1] == 0
-    return invalidates(call, place, tags) or (expires and is_about(call, place))
+    expires = call[0] in ("set", "many", "load") and call[4 if call[0] == "many" else 3] == 0
+    # A load is overtaken by any pattern of its prefix.
+    return call[0] == "pattern" or invalidates(call, place, tags) or (expires and is_about(call, place))
 
 
 def after(entries, call):
@@ -167,7 +174,7 @@ def after(entries, call):
     entries = {place: entry for place, entry in entries.items() if not invalidates(call, place, entry.tags)}
     made = {}
     match call:
-        case ("set" | "load", place, value, timeout, tags, stale):
+        case ("set" | "load", place, value, timeout, tags, stale, *_):
             made = {place: made_of(value, timeout, tags, stale)}
         case ("many", keys, version, value, timeout):
             made = {(key, version): made_of(value, timeout) for key in keys}
@@ -296,7 +303,8 @@ class LateRun(Run):
         return entries
 
     def is_changed(self, place):
-        tags = self.shared[place].tags if place in self.shared else frozenset()
+        # An entry that was invalidated has tags too: what is loaded in its place may depend on them.
+        tags = frozenset(self.cache._tags_at(f":{place[1]}:{place[0]}"))
         return any(is_about(change, place, tags) for change in self.changes)
 
     def call(self, call):
@@ -307,8 +315,10 @@ class LateRun(Run):
             call[0] in ("add", "touch", "persist", "incr") and not self.is_changed(call[1])
         ):
             self.shared = after(self.shared, call)
-        elif call[0] != "move" or call[1] in own:
-            self.changes.append(call)
+        elif call[0] not in ("add", "move") or (call[1] in own) == (call[0] == "move"):
+            # What a block sets whose key the transaction has removed before is not kept.
+            is_lost = call[0] == "load" and call[1] not in own and self.is_changed(call[1])
+            self.changes.append((*call, "lost") if is_lost else call)
         assert do(self.cache, call) == returned(own, call), call
 
     def fill(self, own, place, tags):
@@ -329,7 +339,7 @@ class LateRun(Run):
                 if change[0] == "load":
                     # What was removed at this commit is younger than the block.
                     tags = frozenset(change[4])
-                    if any(removes(before, change[1], tags) for before in done):
+                    if change[-1] == "lost" or any(removes(before, change[1], tags) for before in done):
                         change = ("delete", change[1])
                 elif change[0] == "move" and change[1] not in self.shared:
                     change = ("delete", (change[1][0], 3 - change[1][1]))

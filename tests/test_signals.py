@@ -95,7 +95,16 @@ class Token(models.Model):
         app_label = "auth"
 
 
-SHOP = [Shop, Category, Label, Brand, Origin, Product, Basket, Token]
+class Note(models.Model):
+    """Its rows stay when what they refer to is gone."""
+
+    shop = models.ForeignKey(Shop, models.DO_NOTHING, db_constraint=False)
+
+    class Meta:
+        app_label = "auth"
+
+
+SHOP = [Shop, Category, Label, Brand, Origin, Product, Basket, Token, Note]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -373,6 +382,15 @@ def test_deletes_that_lead_to_such_a_delete_count_too(cache, invalidated):
         "category-None",
         "origin-None",
     ]
+
+
+def test_rows_that_are_left_alone_by_a_delete_count_too(cache):
+    tezkor.invalidates(Note, tags=lambda note: [f"note-{note.pk}"], cache=cache._alias)
+    shop = Shop.objects.create()
+    note = Note.objects.create(shop=shop)
+    fill(cache, f"note-{note.pk}")
+    shop.delete()
+    assert gone(cache, f"note-{note.pk}")[0] == {f"note-{note.pk}"}
 
 
 def test_what_refers_to_a_deleted_row_is_not_fetched_where_nothing_depends_on_it(cache):

@@ -259,6 +259,8 @@ def test_a_savepoint_by_hand_drops_nothing(late):
         transaction.savepoint_rollback(sid)
         assert late.get("k") == 1
     assert late.get("k") == 1
+    assert late.get_or_set("l", 1) == 1
+    assert not births.open_births  # the next load forgets how old the transaction was
 
 
 def test_by_default_a_savepoint_that_is_rolled_back_keeps_its_invalidations(cache):
@@ -625,6 +627,18 @@ def test_by_default_a_set_in_a_block_of_a_key_that_was_invalidated_is_kept_from_
                 cache.set(key, 1, tags=tags)
             assert elsewhere(cache.get, key) is None
     assert cache.get_many(["k", "l"]) == {}
+
+
+def test_logical_time_may_not_have_begun_yet():
+    """Nothing was ever invalidated in the LOCATION."""
+    late = TezkorCache("untouched", {"OPTIONS": {"TRANSACTIONAL": True}})
+    assert late._sequence() == 0
+    with transaction.atomic():
+        with late.load("k"):
+            late.set("k", 1)
+    assert late.get("k") == 1
+    assert late.incr_version("k") == 2
+    assert late.get("k", version=2) == 1
 
 
 def test_what_a_loader_deletes_is_not_stored_afterwards(late):

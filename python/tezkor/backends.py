@@ -260,7 +260,13 @@ class TezkorCache(Verbs):
         value = (
             _native.decode(held.data) + delta if self.is_transactional else self._incr(key, delta, version)
         )
-        again = partial(self._incr, key, delta, version)
+
+        def again() -> None:
+            try:
+                self._incr(key, delta, version)
+            except ValueError:
+                pass  # it was evicted, or invalidated by others
+
         self._change_own(key, version, held._replace(data=_native.encode(value)), again)
         return value
 

@@ -33,9 +33,8 @@ def birth(cache: Any) -> int | None:
     oldest = None
     for connection in connections_here():
         if not connection.in_atomic_block:
-            connection.__dict__.pop(
-                KEPT, None
-            )  # of a savepoint that was rolled back by hand, and no query since
+            # What a savepoint that was rolled back by hand has left.
+            connection.__dict__.pop(KEPT, None)
             continue
         births = _births_of(connection)
         if births is not None:

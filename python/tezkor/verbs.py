@@ -84,7 +84,7 @@ class Verbs(AsyncTwins):
         """
         if not transactions.is_open():
             return False
-        birth = None if block is None else block._birth if block._load is None else block._load.birth
+        birth = None if block is None else _birth_of(block)
         kept = None if tags is None else list(tags)
         _native.check_terms(kept, stale)
         timeout = self.lasting(timeout)
@@ -92,11 +92,14 @@ class Verbs(AsyncTwins):
 
         def act() -> None:
             values = {key: _native.decode(data) for key, data in encoded.items()}
-            if birth is None:
+            if block is None:
                 self._set_many(values, timeout, version, kept, stale)
                 return
             for key, value in values.items():
-                self._set_born(birth, key, value, timeout, version, kept, stale)
+                if birth is None:
+                    self._delete(key, version)
+                else:
+                    self._set_born(birth, key, value, timeout, version, kept, stale)
 
         return transactions.write(
             self,
@@ -384,6 +387,15 @@ class Verbs(AsyncTwins):
 
     async def arate_limit(self, key: Any, limit: int, period: float | str, version: Any = None) -> RateLimit:
         return await self._answer(self.rate_limit, key, limit, period, version)
+
+
+def _birth_of(block: blocks.Bracket) -> int | None:
+    """The logical time of a block; None when its key was one that the transaction had removed, which nobody loads for
+    others."""
+    load = block._load
+    if load is None:
+        return block._birth
+    return load.birth if load.is_owner or load.is_busy or load.birth else None
 
 
 def warn_about_globs(cache: Any, keys: list[Any], version: Any) -> None:
