@@ -606,6 +606,30 @@ def test_a_set_in_a_block_of_cache_load_is_overtaken_until_the_commit(late, foun
     assert late.get("k") is None
 
 
+def test_a_deferred_set_keeps_all_that_it_was_called_with(late):
+    """Timeout, version, tags and stale time, of a set, of several, and of one in a block."""
+
+    def in_a_block(key, value, timeout, version, **terms):
+        with late.load(key, version):
+            late.set(key, value, timeout, version, **terms)
+
+    def several(key, value, timeout, version, **terms):
+        late.set_many({key: value}, timeout, version, **terms)
+
+    calls = {"one": late.set, "several": several, "block": in_a_block}
+    with transaction.atomic():
+        for key, call in calls.items():
+            call(key, 1, 1000, 2, tags=["t"], stale=50)
+        late.set("persisted", 1, 1000)
+        assert late.persist("persisted")
+    for key in calls:
+        assert late.get(key) is None
+        story = late.explain(key, version=2)
+        assert (story["found"], story["tags"], story["stale"]) == (True, ["t"], 50)
+        assert 900 <= late.ttl(key, version=2) <= 1000
+    assert late.ttl("persisted") is None
+
+
 def test_a_set_in_a_block_of_a_key_that_the_transaction_has_invalidated_is_not_kept(late):
     """The block is older than that invalidation, which is done at the commit. Own reads see the set until then."""
     with transaction.atomic():
