@@ -149,27 +149,14 @@ class Servers:
 
         The user and the database are called postgres, and there is no password.
         """
+        folder = self.directory / "postgresql"
+        data = str(folder / "data")
+        user = POSTGRESQL_USER if os.geteuid() == 0 else None
         reason = install("postgresql")
         if reason is None:
-            folder = self.directory / "postgresql"
-            folder.mkdir(mode=0o700)
-            user = POSTGRESQL_USER if os.geteuid() == 0 else None
-            if user is not None:
-                self.directory.chmod(0o711)
-                shutil.chown(folder, user)
-            data = str(folder / "data")
             initdb = [str(postgresql_program("initdb")), "-D", data, "-U", POSTGRESQL_USER]
             initdb += ["--auth=trust", "--no-sync", "-E", "UTF8", "--no-locale"]
-            made = subprocess.run(
-                as_user(initdb, user),
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if made.returncode:
-                reason = f"initdb failed: {(made.stderr.strip().splitlines() or ['no reason given'])[-1]}"
+            reason = self._initialise(folder, user, initdb)
         if reason is not None:
             self.missing["postgresql"] = reason
             return None
@@ -184,33 +171,14 @@ class Servers:
 
         The user is called root, there is no password, and a database test.
         """
-        reason = install("mariadb-server")
         folder = self.directory / "mariadb"
         user = MARIADB_USER if os.geteuid() == 0 else None
+        options = ["--no-defaults", f"--datadir={folder / 'data'}", f"--tmpdir={folder}"]
+        reason = install("mariadb-server")
         if reason is None:
-            folder.mkdir(mode=0o700)
-            if user is not None:
-                self.directory.chmod(0o711)
-                shutil.chown(folder, user)
-            options = ["--no-defaults", f"--datadir={folder / 'data'}", f"--tmpdir={folder}"]
-            made = subprocess.run(
-                as_user(
-                    [
-                        str(program("mariadb-install-db")),
-                        *options,
-                        "--auth-root-authentication-method=normal",
-                        "--skip-name-resolve",
-                    ],
-                    user,
-                ),
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if made.returncode:
-                reason = f"mariadb-install-db failed: {(made.stderr.strip().splitlines() or ['no reason given'])[-1]}"
+            make = [str(program("mariadb-install-db")), *options]
+            make += ["--auth-root-authentication-method=normal", "--skip-name-resolve"]
+            reason = self._initialise(folder, user, make)
         if reason is not None:
             self.missing["mariadb-server"] = reason
             return None
@@ -218,6 +186,25 @@ class Servers:
         options += [f"--socket={path}", f"--pid-file={folder / 'pid'}", "--skip-networking", "--skip-log-bin"]
         options += ["--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=32M"]
         return self._start("mariadb-server", path, [str(program("mariadbd")), *options], user)
+
+    def _initialise(self, folder: Path, user: str | None, command: list[str]) -> str | None:
+        """Makes the data of a database in a new folder of the user's; else returns one line that says what happened."""
+        folder.mkdir(mode=0o700)
+        if user is not None:
+            self.directory.chmod(0o711)
+            shutil.chown(folder, user)
+        made = subprocess.run(
+            as_user(command, user),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if made.returncode == 0:
+            return None
+        said = made.stderr.strip().splitlines() or ["no reason given"]
+        return f"{Path(command[0]).name} failed: {said[-1]}"
 
     def _start(self, package: str, path: str, command: list[str], user: str | None = None) -> str | None:
         reason = install(package)

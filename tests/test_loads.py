@@ -755,22 +755,34 @@ def test_what_one_transaction_wrote_is_not_handed_to_those_who_wait():
 def test_those_who_wait_for_many_get_what_came_of_it(cache):
     error = RuntimeError("no source")
     asked: list[Any] = []
+    come: list[Any] = []
+
+    def all_at_once(keys, loader):
+        come.clear()
+
+        def call():
+            come.append(None)
+            return cache.get_many_or_set(keys, loader)
+
+        return in_threads(call)
 
     def failing(keys):
         asked.append(keys)
+        wait_until(lambda: len(come) == 8)
         time.sleep(0.15)
         raise error
 
-    found = in_threads(lambda: cache.get_many_or_set(["a", "b"], failing))
+    found = all_at_once(["a", "b"], failing)
     assert [each is error for each in found] == [True] * 8
     assert asked == [["a", "b"]]
 
     def empty(keys):
         asked.append(keys)
+        wait_until(lambda: len(come) == 8)
         time.sleep(0.15)
         return {}
 
-    assert in_threads(lambda: cache.get_many_or_set(["c", "d"], empty)) == [{}] * 8
+    assert all_at_once(["c", "d"], empty) == [{}] * 8
     assert asked[1:] == [["c", "d"]], "who waited for a key that there is none of asked for it again"
     # Who has a loader of its own is not told that there is none.
     many = Started(cache.get_many_or_set, ["e"], empty)

@@ -7,22 +7,26 @@
 //! The breaker is a word that all workers of the machine share:
 //!
 //! ```text
-//! closed --three failures in a row--> open --its rest is over: one worker--> on trial --it answers, nothing is owed--> closed
-//!                                       ^--------------- it fails: twice the rest, a second at most -----'
+//! closed --three failures in a row--> open --its rest is over: one worker--> on trial --it answers--> catching up --nothing is owed--> closed
+//!                                       ^--------------- it fails: twice the rest, a second at most -----+----------------'
 //! ```
+//!
+//! Who tries the server tells it what it has missed. While it catches up it takes changes from everybody, so that no more debts
+//! are made, but no entry is read from it.
 //!
 //! While it is open, an operation costs a look at that word. Its rests are a quarter of a second at first and a second at most, so a
 //! server that is back is used again within that time.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cache::Cache;
 use crate::entry::{Incr, Timeout, Value, Written};
 use crate::error::Error;
 use crate::event::{Event, Level};
 use crate::key::{Space, name_hash};
-use crate::store::far;
 use crate::store::far::server::{Held, Item, Left, Lifetime, Mark, Put, Server};
+use crate::store::far::{self, names};
 use crate::store::segment::tiers::Field;
 
 /// Failures in a row that open the breaker.
@@ -32,6 +36,11 @@ const REST_MS: u64 = 250;
 const LONGEST_REST_MS: u64 = 1_000;
 /// How long a trial may take before another worker begins one: its worker may have died.
 const TRIAL_MS: u64 = 1_000;
+/// Names that one command removes.
+const REMOVAL: usize = 500;
+/// A debt is counted, then written down. So often, and for so long at a time, its writing is waited for.
+const WRITING_TRIES: usize = 25;
+const WRITING_TIME: Duration = Duration::from_millis(2);
 
 // The breaker's word; see docs/format.md.
 const UNTIL: u64 = (1 << 44) - 1;
@@ -48,6 +57,8 @@ pub enum Phase {
     Open,
     /// One worker tries it.
     OnTrial,
+    /// It answers, and is being told what it has missed; what it has of entries cannot be trusted yet.
+    CatchingUp,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +74,7 @@ impl Breaker {
         let phase = match (word >> PHASE_AT) & 3 {
             0 => Phase::Closed,
             2 => Phase::OnTrial,
+            3 => Phase::CatchingUp,
             _ => Phase::Open,
         };
         Breaker {
@@ -78,6 +90,7 @@ impl Breaker {
             Phase::Closed => 0,
             Phase::Open => 1,
             Phase::OnTrial => 2,
+            Phase::CatchingUp => 3,
         };
         (self.until_ms & UNTIL)
             | phase << PHASE_AT
@@ -100,8 +113,8 @@ impl Breaker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum May {
     Yes,
-    /// It is the one that tries the server after a rest.
-    Try,
+    /// It is the one that tries the server after a rest, with the breaker's word.
+    Try(u64),
     No,
 }
 
@@ -146,7 +159,7 @@ impl Tier {
         self.machine.store().breaker_ms()
     }
 
-    fn may_ask(&self) -> May {
+    fn may_ask(&self, reads_entries: impl Fn() -> bool) -> May {
         let store = self.machine.store();
         loop {
             let word = store.tier(self.name, Field::Breaker);
@@ -156,10 +169,13 @@ impl Tier {
                 // Debts that were made a moment ago are seen by whoever asks after that: so nobody reads what is to be removed.
                 Phase::Closed if store.tier(self.name, Field::Debts) == 0 => return May::Yes,
                 Phase::Open | Phase::OnTrial if !breaker.is_over(now_ms) => return May::No,
+                Phase::CatchingUp if !breaker.is_over(now_ms) => {
+                    return if reads_entries() { May::No } else { May::Yes };
+                }
                 _ => {
                     let trial = Breaker { phase: Phase::OnTrial, until_ms: now_ms + TRIAL_MS, ..breaker };
                     if store.replace_tier(self.name, Field::Breaker, word, trial.word()) {
-                        return May::Try;
+                        return May::Try(trial.word());
                     }
                 }
             }
@@ -176,10 +192,10 @@ impl Tier {
         }
     }
 
-    fn close(&self) {
-        let store = self.machine.store();
-        let word = store.tier(self.name, Field::Breaker);
-        if Breaker::of(word).phase == Phase::OnTrial && store.replace_tier(self.name, Field::Breaker, word, 0) {
+    /// Trusts the server again, unless something came between.
+    fn close(&self, trial: u64) {
+        let was_open = Breaker::of(trial).opened > 0;
+        if self.machine.store().replace_tier(self.name, Field::Breaker, trial, 0) && was_open {
             self.tell(Level::Warning, format!("{} answers again", self.server.title()));
         }
     }
@@ -194,7 +210,7 @@ impl Tier {
                 Phase::Closed if breaker.failures + 1 < MOST_FAILURES => {
                     Breaker { failures: breaker.failures + 1, ..breaker }
                 }
-                Phase::Closed | Phase::OnTrial => breaker.opened(now_ms),
+                Phase::Closed | Phase::OnTrial | Phase::CatchingUp => breaker.opened(now_ms),
                 // An operation that began before it was opened.
                 Phase::Open => return,
             };
@@ -214,24 +230,23 @@ impl Tier {
     }
 
     /// Does what is asked of the server, unless it is left alone at the moment.
-    fn ask<T>(&self, call: impl FnOnce(&dyn Server) -> Result<T, Error>) -> Result<T, Error> {
-        let may = self.may_ask();
-        if may == May::No {
-            return Err(Error::outage(format!(
-                "{} is left alone for a moment: it did not answer",
-                self.server.title()
-            )));
-        }
-        if may == May::Try
-            && let Err(error) = self.pay()
-        {
-            self.note_failure(&error);
-            return Err(error);
-        }
+    fn ask<T>(
+        &self,
+        reads_entries: impl Fn() -> bool,
+        call: impl FnOnce(&dyn Server) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let trial = match self.may_ask(reads_entries) {
+            May::No => {
+                let title = self.server.title();
+                return Err(Error::outage(format!("{title} is left alone for a moment: it did not answer")));
+            }
+            May::Yes => None,
+            May::Try(trial) => Some(self.catch_up(trial).inspect_err(|error| self.note_failure(error))?),
+        };
         let result = call(&*self.server);
-        match &result {
-            Err(error) if error.is_outage() || error.is_setting() => self.note_failure(error),
-            _ if may == May::Try => self.close(),
+        match (&result, trial) {
+            (Err(error), _) if error.is_outage() || error.is_setting() => self.note_failure(error),
+            (_, Some(trial)) => self.close(trial),
             _ => self.note_success(),
         }
         result
@@ -251,72 +266,107 @@ impl Tier {
         }
     }
 
-    /// Tells the server what it has not been told.
-    fn pay(&self) -> Result<(), Error> {
-        let store = self.machine.store();
-        let owed = store.tier(self.name, Field::Debts);
-        if owed == 0 {
-            return Ok(());
+    /// Tells the server what it has not been told. As soon as it has answered, others may change what it has, so this comes to
+    /// an end. The breaker's word at the end.
+    fn catch_up(&self, mut trial: u64) -> Result<u64, Error> {
+        while self.debts() != 0 {
+            self.pay(&mut trial)?;
+            self.move_on(&mut trial, Phase::CatchingUp)?;
         }
-        let mut written: Vec<Vec<u8>> = Vec::new();
-        self.machine.scan_location(self.debts, &mut |key| {
-            written.push(key.to_vec());
-            true
-        });
-        let is_complete = written.len() as u64 >= owed;
+        Ok(trial)
+    }
+
+    /// Gives the trial more time.
+    fn move_on(&self, trial: &mut u64, phase: Phase) -> Result<(), Error> {
+        let next = Breaker { phase, until_ms: self.now_ms() + TRIAL_MS, ..Breaker::of(*trial) }.word();
+        if !self.machine.store().replace_tier(self.name, Field::Breaker, *trial, next) {
+            return Err(Error::outage(format!("{} failed another worker meanwhile", self.server.title())));
+        }
+        *trial = next;
+        Ok(())
+    }
+
+    /// What is written down, and what the count of it says beyond that.
+    fn written_debts(&self) -> (Vec<Vec<u8>>, i64) {
+        let mut written = Vec::new();
+        for _ in 0..WRITING_TRIES {
+            let owed = self.debts();
+            written.clear();
+            self.machine.scan_location(self.debts, &mut |key| {
+                written.push(key.to_vec());
+                true
+            });
+            if written.len() as u64 >= owed {
+                return (written, 0);
+            }
+            // Another worker has counted one that it is about to write.
+            std::thread::sleep(WRITING_TIME);
+        }
+        let lost = self.debts() as i64 - written.len() as i64;
+        (written, lost.max(0))
+    }
+
+    /// Pays what is written down at this moment.
+    fn pay(&self, trial: &mut u64) -> Result<(), Error> {
+        let store = self.machine.store();
+        let (written, lost) = self.written_debts();
         let names = |debt: Debt| {
             let of_kind = written.iter().filter(move |key| key.first() == Some(&(debt as u8)));
             of_kind.map(|key| &key[1..]).collect::<Vec<_>>()
         };
-        for batch in names(Debt::Removal).chunks(500) {
+        for batch in names(Debt::Removal).chunks(REMOVAL) {
             self.server.remove(batch)?;
+            self.move_on(trial, Breaker::of(*trial).phase)?;
         }
         for tag in names(Debt::Tag) {
             far::invalidate(&*self.server, tag)?;
         }
         let mut beginnings = names(Debt::Everything);
-        if !is_complete {
+        if lost > 0 {
             // What was written down has been evicted in part: nothing that is ours can be trusted.
             beginnings = vec![b"tz:{"];
         }
         for beginning in beginnings {
-            match self.remove_all(beginning) {
+            match self.remove_all(beginning, trial) {
                 Err(error) if error.is_unsupported() => self.server.empty()?,
                 removed => removed?,
             }
         }
-        let mut paid = 0;
         for key in &written {
-            paid += u64::from(self.machine.delete(&store.key(self.debts, key)));
+            if self.machine.delete(&store.key(self.debts, key)) {
+                store.add_to_tier(self.name, Field::Debts, -1);
+            }
         }
-        let paid = if is_complete { paid } else { owed };
-        store.add_to_tier(self.name, Field::Debts, -(paid as i64));
-        if store.tier(self.name, Field::Debts) == 0 {
-            return Ok(());
-        }
-        Err(Error::outage(format!("{} has not been told of all that was removed", self.server.title())))
+        store.add_to_tier(self.name, Field::Debts, -lost);
+        Ok(())
     }
 
-    fn remove_all(&self, beginning: &[u8]) -> Result<(), Error> {
+    fn remove_all(&self, beginning: &[u8], trial: &mut u64) -> Result<(), Error> {
         let mut found = Vec::new();
         self.server.scan(beginning, &mut |name| {
             found.push(name.to_vec());
             true
         })?;
-        for batch in found.chunks(500) {
+        for batch in found.chunks(REMOVAL) {
             self.server.remove(&batch.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+            self.move_on(trial, Breaker::of(*trial).phase)?;
         }
         Ok(())
     }
 
-    /// Does what changes names, and owes their removal if nobody knows what became of it.
+    /// Does what changes names, and owes the removal of entries if nobody knows what became of them.
     fn change<T>(&self, names: &[&[u8]], call: impl FnOnce(&dyn Server) -> Result<T, Error>) -> Result<T, Error> {
-        let result = self.ask(call);
+        let result = self.ask(|| false, call);
         if result.as_ref().is_err_and(|error| error.is_outage() || error.is_setting()) {
-            self.owe(Debt::Removal, names);
+            let entries: Vec<&[u8]> = names.iter().copied().filter(|name| names::is_entry(name)).collect();
+            self.owe(Debt::Removal, &entries);
         }
         result
     }
+}
+
+fn has_entries(names: &[&[u8]]) -> bool {
+    names.iter().any(|name| names::is_entry(name))
 }
 
 fn names_of<'i>(items: &[Item<'i>]) -> Vec<&'i [u8]> {
@@ -333,7 +383,7 @@ impl Server for Tier {
     }
 
     fn get(&self, names: &[&[u8]]) -> Result<Vec<Option<Held>>, Error> {
-        self.ask(|server| server.get(names))
+        self.ask(|| has_entries(names), |server| server.get(names))
     }
 
     fn set(&self, items: &[Item<'_>]) -> Result<Vec<Put>, Error> {
@@ -341,7 +391,7 @@ impl Server for Tier {
     }
 
     fn add(&self, items: &[Item<'_>]) -> Result<Vec<Put>, Error> {
-        self.ask(|server| server.add(items))
+        self.ask(|| has_entries(&names_of(items)), |server| server.add(items))
     }
 
     fn swap(&self, item: &Item<'_>, mark: &Mark) -> Result<Put, Error> {
@@ -353,38 +403,36 @@ impl Server for Tier {
     }
 
     fn remove_marked(&self, name: &[u8], mark: &Mark) -> Result<bool, Error> {
-        self.ask(|server| server.remove_marked(name, mark))
+        self.ask(|| false, |server| server.remove_marked(name, mark))
     }
 
     fn incr(&self, name: &[u8], delta: i64) -> Result<Incr, Error> {
-        self.ask(|server| server.incr(name, delta))
+        self.ask(|| has_entries(&[name]), |server| server.incr(name, delta))
     }
 
     fn raise(&self, items: &[(&[u8], i64, Lifetime)]) -> Result<(), Error> {
-        self.ask(|server| server.raise(items))
+        self.ask(|| false, |server| server.raise(items))
     }
 
     fn touch(&self, names: &[&[u8]], lifetime: Lifetime) -> Result<Vec<bool>, Error> {
-        self.ask(|server| server.touch(names, lifetime))
+        self.ask(|| has_entries(names), |server| server.touch(names, lifetime))
     }
 
     fn left(&self, name: &[u8]) -> Result<Left, Error> {
-        self.ask(|server| server.left(name))
+        self.ask(|| has_entries(&[name]), |server| server.left(name))
     }
 
     fn empty(&self) -> Result<(), Error> {
-        self.ask(|server| server.empty())
+        self.ask(|| false, |server| server.empty())
     }
 
     fn scan(&self, beginning: &[u8], each: &mut dyn FnMut(&[u8]) -> bool) -> Result<(), Error> {
-        self.ask(|server| server.scan(beginning, each))
+        self.ask(|| false, |server| server.scan(beginning, each))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::config::Config;
     use crate::entry::{Terms, When};
@@ -487,17 +535,19 @@ mod tests {
         for name in [&b"removed"[..], b"set", b"kept"] {
             assert!(machine.set(name, &[]));
         }
-        assert!(machine.set(b"tagged", &[b"t"]) && machine.set(b"other", &[b"u"]));
+        assert!(
+            machine.set(b"tagged", &[b"t"]) && machine.set(b"other", &[b"u"]) && machine.set(b"set with tags", &[])
+        );
         machine.server.go_away();
-        assert!(!machine.remove(b"removed") && !machine.set(b"set", &[]));
+        assert!(!machine.remove(b"removed") && !machine.set(b"set", &[]) && !machine.set(b"set with tags", &[b"u"]));
         let store = &machine.workers[0];
         assert!(store.invalidate_tags(store.space(b"", b""), &[b"t"]).is_err());
         assert!(!machine.remove(b"removed"), "twice");
-        assert_eq!(machine.debts(), 3);
+        assert_eq!(machine.debts(), 4);
         machine.server.come_back();
         machine.wait_until_closed();
-        let read = [&b"removed"[..], b"set", b"tagged", b"kept", b"other"].map(|name| machine.get(1, name).is_some());
-        assert_eq!(read, [false, false, false, true, true]);
+        let names = [&b"removed"[..], b"set", b"set with tags", b"tagged", b"kept", b"other"];
+        assert_eq!(names.map(|name| machine.get(1, name).is_some()), [false, false, false, false, true, true]);
         assert_eq!(machine.debts(), 0);
     }
 
@@ -546,16 +596,40 @@ mod tests {
             std::thread::sleep(Duration::from_millis(600));
             machine.server.come_back();
             let start = std::time::Instant::now();
-            while !machine.set(b"k", &[]) || machine.get(1, b"k").is_none() {
-                assert!(start.elapsed() < Duration::from_secs(2), "{:?}, {} debts", machine.phase(), machine.debts());
+            let mut is_used = false;
+            while !is_used && start.elapsed() < Duration::from_secs(5) {
+                is_used = machine.set(b"k", &[]) && machine.get(1, b"k").is_some();
             }
             stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(is_used, "{:?}, {} debts", machine.phase(), machine.debts());
         });
+    }
+
+    /// Who changes something while the server is told what it has missed does it on the server.
+    #[test]
+    fn a_server_that_catches_up_takes_changes_and_serves_no_entry() {
+        let machine = machine("catches up");
+        assert!(machine.set(b"k", &[]));
+        let tier = machine.workers[0].tier().expect("it has one");
+        let catching_up =
+            Breaker { phase: Phase::CatchingUp, until_ms: tier.now_ms() + TRIAL_MS, failures: 0, opened: 1 };
+        assert!(machine.region.store().replace_tier(tier.name, Field::Breaker, 0, catching_up.word()));
+        let store = &machine.workers[0];
+        assert_eq!(machine.get(0, b"k"), None);
+        assert!(machine.set(b"changed", &[b"t"]) && machine.remove(b"k"));
+        assert!(store.invalidate_tags(store.space(b"", b""), &[b"t"]).is_ok());
+        let name = names::of_key(&store.key(store.space(b"", b""), b"changed"), names::Kind::Entry);
+        assert!(tier.touch(&[&name], Lifetime::Never).is_err());
+        assert_eq!(machine.debts(), 0);
+        // Its worker died: another one takes over.
+        let over = Breaker { until_ms: tier.now_ms(), ..catching_up };
+        assert!(machine.region.store().replace_tier(tier.name, Field::Breaker, catching_up.word(), over.word()));
+        assert!(machine.set(b"k", &[]) && machine.get(1, b"k").is_some() && machine.phase() == Phase::Closed);
     }
 
     #[test]
     fn words_come_back() {
-        for phase in [Phase::Closed, Phase::Open, Phase::OnTrial] {
+        for phase in [Phase::Closed, Phase::Open, Phase::OnTrial, Phase::CatchingUp] {
             let breaker = Breaker { phase, until_ms: UNTIL, failures: 2, opened: 255 };
             assert_eq!(Breaker::of(breaker.word()), breaker);
         }

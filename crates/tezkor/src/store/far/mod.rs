@@ -14,7 +14,7 @@
 pub(crate) mod fixture;
 pub mod loads;
 mod locks;
-mod names;
+pub(crate) mod names;
 mod record;
 pub mod server;
 pub mod server_contract;
@@ -595,7 +595,13 @@ impl Store for FarStore {
     }
 
     fn write(&self, writes: &[Write<'_>], when: When<'_>) -> Result<Vec<Written>, Error> {
-        self.put(writes, when)
+        let put = self.put(writes, when);
+        if !matches!(when, When::Always) || put.is_ok() {
+            return put;
+        }
+        // Of a failed one nothing is read that was there before.
+        let names: Vec<Vec<u8>> = writes.iter().map(|write| names::of_key(&write.key, Kind::Entry)).collect();
+        self.owed(put, Debt::Removal, &names.iter().map(Vec::as_slice).collect::<Vec<_>>())
     }
 
     fn remove(&self, keys: &[Key<'_>]) -> Result<Vec<bool>, Error> {

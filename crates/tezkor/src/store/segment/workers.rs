@@ -52,8 +52,11 @@ impl Attached {
     fn begin(&self) -> Guard<Option<Arc<Life>>> {
         let now_ms = os::boot_ms();
         let old = self.life.load();
-        if old.is_none() && now_ms < self.enter_at_ms.load(Ordering::Relaxed) {
-            return old;
+        match &*old {
+            // Another thread of this process was faster: its row must not be replaced by a second one.
+            Some(known) if known.forks == os::forks() => return old,
+            None if now_ms < self.enter_at_ms.load(Ordering::Relaxed) => return old,
+            _ => {}
         }
         let fresh = (0..self.region.geometry.workers).find_map(|row| self.take_row(row, now_ms));
         let Some(owner) = fresh else {
@@ -226,5 +229,22 @@ impl Attached {
         let file = File::options().read(true).write(true).open(self.disk.as_ref()?).ok()?;
         let found = file.metadata().ok()?;
         (self.file == Some((found.dev(), found.ino()))).then_some(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::store::segment::attach;
+
+    #[test]
+    fn a_thread_that_comes_to_begin_late_has_the_row_of_the_first() {
+        let attached = Attached::from(attach::open_private(2 << 20, Clock::Boot).expect("private memory"));
+        let rows: Vec<usize> =
+            (0..3).map(|_| attached.begin().as_ref().expect("there are rows").worker.row()).collect();
+        assert_eq!(rows, [0, 0, 0]);
+        let taken = |row: &usize| attached.region.worker(*row)[worker::STATE].load(WordOrdering::SeqCst) & TAKEN != 0;
+        assert_eq!((0..attached.region.geometry.workers).filter(taken).count(), 1);
     }
 }

@@ -3,29 +3,27 @@
 //! It never holds the Python lock while it waits, and never raises an outage to who reads: that is a miss, or with `strict` an
 //! error. What must not be silent (`add`, `incr`, a lock) raises.
 
-use pyo3::exceptions::{PyConnectionError, PyNotImplementedError, PyValueError};
-use pyo3::intern;
-use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyString};
-use tezkor::store::far::FarStore;
-use tezkor::store::far::loads::{Instead, Load as EngineLoad, Looked};
-use tezkor::store::far::server::Left;
-use tezkor::store::{Store, Write};
-use tezkor::tier::{Phase, Tier};
-use tezkor::{
-    Begin, CODEC_COUNT, Cache as Machine, Error, Found, Incr, Key, Locking, Looked as LocallyLooked, Space, Stamp,
-    Terms, Timeout, Value, When, Written,
-};
+mod load;
+mod values;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pyo3::exceptions::{PyConnectionError, PyNotImplementedError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyString};
+use tezkor::store::Store;
+use tezkor::store::far::FarStore;
+use tezkor::store::far::server::Left;
+use tezkor::tier::{Phase, Tier};
+use tezkor::{Begin, Cache as Machine, Error, Key, Locking, Space, Timeout, When, Written};
+
+pub use self::load::FarLoad;
 use crate::cache::Cache;
-use crate::codec::Unreadable;
 use crate::codec::far::FarFormat;
 use crate::database::take_raised;
 use crate::key::{GivenPattern, KeyRule, key_text};
-use crate::load::{End, Load};
 use crate::report;
 use crate::scratch::{self, dice};
 use crate::sealed::read_guard;
@@ -33,15 +31,9 @@ use crate::server::Server;
 use crate::terms::{self, read_any_tags, read_terms};
 use crate::timeout::{Given, read_timeout};
 use crate::transactions::{Answer, ask};
-use crate::types::small_int;
 
 type Object<'py> = Bound<'py, PyAny>;
 
-/// What was found, and its bytes.
-type Fetched = Option<(Found, Vec<u8>)>;
-
-/// How often an addition that is not a plain count is tried again when others change the value meanwhile.
-const ADDITIONS_MAX: usize = 1_000;
 /// Between two looks at a lock that somebody has.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -60,37 +52,6 @@ pub struct FarCache {
     jitter: f64,
     strict: bool,
     title: String,
-}
-
-/// A load of a key on a server, and the machine's own part in it.
-#[derive(Clone, Debug)]
-pub struct FarLoad {
-    pub local: Option<tezkor::Load>,
-    load: Option<EngineLoad>,
-}
-
-impl FarLoad {
-    /// Whether the caller runs the loader: for all machines, or for want of a server.
-    pub fn is_owner(&self) -> bool {
-        self.load.as_ref().map_or_else(|| self.local.as_ref().is_some_and(tezkor::Load::is_owner), EngineLoad::is_owner)
-    }
-
-    /// Whether another does.
-    pub fn is_busy(&self) -> bool {
-        match &self.load {
-            Some(load) => load.is_busy(),
-            None => self.local.as_ref().is_some_and(tezkor::Load::is_busy),
-        }
-    }
-
-    pub fn is_early(&self) -> bool {
-        let instead = self.load.as_ref().and_then(|load| load.instead.as_ref());
-        matches!(instead, Some((_, _, Instead::Early)))
-    }
-
-    pub fn birth(&self) -> u64 {
-        self.load.as_ref().map_or(0, EngineLoad::birth)
-    }
 }
 
 #[pymethods]
@@ -180,8 +141,7 @@ impl FarCache {
         let mut wanted: Vec<(Object<'py>, Vec<u8>)> = Vec::new();
         for key in keys.try_iter()? {
             let key = key?;
-            let mut full = Vec::new();
-            this.keys.compose(&key, version.as_ref(), &mut full)?;
+            let full = this.full_key(&key, version.as_ref())?;
             match ask(slf.as_any(), &full)? {
                 Answer::GoOn => wanted.push((key, full)),
                 Answer::Bypass => {}
@@ -210,8 +170,7 @@ impl FarCache {
     ) -> PyResult<()> {
         let py = key.py();
         let terms = read_terms(self.timeout(timeout), tags.as_ref(), stale.as_ref())?;
-        let mut full = Vec::new();
-        self.keys.compose(&key, version.as_ref(), &mut full)?;
+        let full = self.full_key(&key, version.as_ref())?;
         let encoded = self.encode(&full, &value)?;
         let written = terms.with(|terms| self.write(py, &[(&full, encoded)], terms, When::Always));
         self.quiet(py, written)?;
@@ -233,14 +192,12 @@ impl FarCache {
         let (mut keys, mut writes) = (Vec::new(), Vec::new());
         for item in data.call_method0(intern!(py, "items"))?.try_iter()? {
             let (key, value): (Object<'_>, Object<'_>) = item?.extract()?;
-            let mut full = Vec::new();
-            self.keys.compose(&key, version.as_ref(), &mut full)?;
+            let full = self.full_key(&key, version.as_ref())?;
             let encoded = self.encode(&full, &value)?;
             keys.push(key);
             writes.push((full, encoded));
         }
-        let batch: Vec<(&Vec<u8>, Encoded)> = writes.iter().map(|(full, encoded)| (full, encoded.clone())).collect();
-        let written = terms.with(|terms| self.write(py, &batch, terms, When::Always));
+        let written = terms.with(|terms| self.write(py, &writes, terms, When::Always));
         let failed = PyList::empty(py);
         let written = self.quiet(py, written)?.unwrap_or_else(|| vec![Written::Refused; keys.len()]);
         for (key, written) in keys.into_iter().zip(written) {
@@ -264,8 +221,7 @@ impl FarCache {
     ) -> PyResult<bool> {
         let py = key.py();
         let terms = read_terms(self.timeout(timeout), tags.as_ref(), stale.as_ref())?;
-        let mut full = Vec::new();
-        self.keys.compose(&key, version.as_ref(), &mut full)?;
+        let full = self.full_key(&key, version.as_ref())?;
         let encoded = self.encode(&full, &value)?;
         let written = terms.with(|terms| self.write(py, &[(&full, encoded)], terms, When::Absent));
         Ok(matches!(self.loud(py, written)?[0], Written::Stored(_) | Written::Removed))
@@ -301,8 +257,7 @@ impl FarCache {
     fn delete_many(&self, py: Python<'_>, keys: Object<'_>, version: Option<Object<'_>>) -> PyResult<()> {
         let mut fulls: Vec<Vec<u8>> = Vec::new();
         for key in keys.try_iter()? {
-            let mut full = Vec::new();
-            self.keys.compose(&key?, version.as_ref(), &mut full)?;
+            let full = self.full_key(&key?, version.as_ref())?;
             fulls.push(full);
         }
         let keys: Vec<Key<'_>> = fulls.iter().map(|full| self.key(full)).collect();
@@ -333,8 +288,7 @@ impl FarCache {
         delta: Given<'py>,
         version: Option<Object<'py>>,
     ) -> PyResult<Object<'py>> {
-        let mut full = Vec::new();
-        self.keys.compose(&key, version.as_ref(), &mut full)?;
+        let full = self.full_key(&key, version.as_ref())?;
         let delta = match delta {
             Given::No => 1_i64.into_pyobject(py)?.into_any(),
             Given::Yes(delta) => delta,
@@ -426,72 +380,7 @@ impl FarCache {
         refresh: bool,
         alone: bool,
     ) -> PyResult<Object<'py>> {
-        let (py, this) = (slf.py(), slf.get());
-        let mut full = Vec::new();
-        this.keys.compose(&key, version.as_ref(), &mut full)?;
-        let begun = |load, value: Option<Object<'py>>| {
-            let load = Load::far(slf.clone().unbind(), &full, load, value.map(Bound::unbind));
-            Ok(Bound::new(py, load)?.into_any())
-        };
-        match ask(slf.as_any(), &full)? {
-            Answer::GoOn => {}
-            Answer::Bypass => return begun(None, None),
-            Answer::Value(value) => return Ok(value),
-        }
-        let begin = Begin { birth, beta, dice: dice(), alone, refresh };
-        if !refresh
-            && let Some((found, bytes)) = this.fetch(py, &[&full])?.pop().flatten()
-            && !this.store.is_due(&found, begin)
-            && let Some(value) = this.decode(py, &full, &found, &bytes)?
-        {
-            return Ok(value);
-        }
-        let name = this.machine.store().key(this.loads, &full);
-        let local = match this.machine.load(&name, &mut tezkor::Buffer::new(), Begin { birth: None, ..begin }) {
-            LocallyLooked::Load(load) => Some(load),
-            LocallyLooked::Fresh(_) => None,
-        };
-        let looked = py.detach(|| this.store.load(&this.key(&full), begin));
-        let mut load = FarLoad { local, load: None };
-        match this.quiet(py, looked) {
-            Ok(Some(Looked::Fresh(found, bytes))) => match this.decode(py, &full, &found, &bytes) {
-                Ok(Some(value)) => {
-                    this.finish(load, End::Nothing);
-                    Ok(value)
-                }
-                // This process cannot read it, so it loads it anew.
-                Ok(None) if !refresh => {
-                    this.finish(load, End::Nothing);
-                    Self::load(slf, key, version, birth, beta, true, alone)
-                }
-                Ok(None) => {
-                    this.finish(load, End::Nothing);
-                    begun(None, None)
-                }
-                Err(error) => {
-                    this.finish(load, End::Nothing);
-                    Err(error)
-                }
-            },
-            Ok(Some(Looked::Load(far))) => {
-                let instead = far.instead.as_ref().map(|(found, bytes, _)| (*found, bytes.clone()));
-                load.load = Some(far);
-                let value = match instead.map(|(found, bytes)| this.decode(py, &full, &found, &bytes)).transpose() {
-                    Ok(value) => value.flatten(),
-                    Err(error) => {
-                        this.finish(load, End::Nothing);
-                        return Err(error);
-                    }
-                };
-                begun(Some(load), value)
-            }
-            // Without the server, one of the machine runs the loader, and nothing is kept.
-            Ok(None) => begun(Some(load), None),
-            Err(error) => {
-                this.finish(load, End::Nothing);
-                Err(error)
-            }
-        }
+        load::begin(slf, key, version, Begin { birth, beta, dice: dice(), alone, refresh })
     }
 
     /// Invalidates all entries of this prefix that depend on one of the tags, in all versions.
@@ -680,8 +569,7 @@ impl FarCache {
         key: Object<'py>,
         version: Option<Object<'py>>,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let mut full = Vec::new();
-        self.keys.compose(&key, version.as_ref(), &mut full)?;
+        let full = self.full_key(&key, version.as_ref())?;
         let answer = PyDict::new(py);
         answer.set_item("key", key_text(py, &full)?)?;
         answer.set_item("store", &self.title)?;
@@ -728,8 +616,7 @@ impl FarCache {
     /// How many seconds what is under a full key as its very name lives on: None for ever.
     #[pyo3(signature = (key, version = None, /))]
     fn raw_seconds(&self, py: Python<'_>, key: Object<'_>, version: Option<Object<'_>>) -> PyResult<Option<f64>> {
-        let mut full = Vec::new();
-        self.keys.compose(&key, version.as_ref(), &mut full)?;
+        let full = self.full_key(&key, version.as_ref())?;
         let left = py.detach(|| self.store.server().left(&full));
         Ok(match self.quiet(py, left)? {
             Some(Left::Time(left)) => Some(left.as_secs_f64()),
@@ -749,6 +636,7 @@ impl FarCache {
                 Phase::Closed => "closed",
                 Phase::Open => "open",
                 Phase::OnTrial => "on trial",
+                Phase::CatchingUp => "catching up",
             };
             answer.set_item("breaker", breaker)?;
             answer.set_item("debts", tier.debts())?;
@@ -773,13 +661,6 @@ impl FarCache {
     }
 }
 
-/// An encoded value.
-#[derive(Clone)]
-enum Encoded {
-    Count(i64),
-    Bytes(u8, Vec<u8>),
-}
-
 impl FarCache {
     /// Where the machine keeps what it knows.
     pub fn machine(&self) -> &Machine {
@@ -797,6 +678,12 @@ impl FarCache {
 
     fn key<'k>(&self, full: &'k [u8]) -> Key<'k> {
         self.store.key(self.space, full)
+    }
+
+    fn full_key(&self, key: &Object<'_>, version: Option<&Object<'_>>) -> PyResult<Vec<u8>> {
+        let mut full = Vec::new();
+        self.keys.compose(key, version, &mut full)?;
+        Ok(full)
     }
 
     fn with_key<T>(
@@ -847,160 +734,6 @@ impl FarCache {
             && let Err(error) = report::tell(py, &self.machine)
         {
             error.write_unraisable(py, None);
-        }
-    }
-
-    fn fetch(&self, py: Python<'_>, fulls: &[&[u8]]) -> PyResult<Vec<Fetched>> {
-        let keys: Vec<Key<'_>> = fulls.iter().map(|full| self.key(full)).collect();
-        let mut found: Vec<Fetched> = vec![None; keys.len()];
-        let read = py
-            .detach(|| self.store.read(&keys, &mut |place, entry, bytes| found[place] = Some((entry, bytes.to_vec()))));
-        self.quiet(py, read)?;
-        Ok(found)
-    }
-
-    fn read<'py>(&self, py: Python<'py>, fulls: &[&[u8]]) -> PyResult<Vec<Option<Object<'py>>>> {
-        let found = self.fetch(py, fulls)?;
-        let decoded = fulls.iter().zip(found).map(|(full, found)| match found {
-            Some((found, bytes)) => self.decode(py, full, &found, &bytes),
-            None => Ok(None),
-        });
-        decoded.collect()
-    }
-
-    fn decode<'py>(&self, py: Python<'py>, full: &[u8], found: &Found, bytes: &[u8]) -> PyResult<Option<Object<'py>>> {
-        if found.codec == CODEC_COUNT {
-            return Ok(Some(found.count.into_pyobject(py)?.into_any()));
-        }
-        match self.format.decode(py, full, &[], found.codec, bytes) {
-            Ok(value) => Ok(Some(value)),
-            Err(Unreadable::Miss) => Ok(None),
-            Err(Unreadable::Raised(error)) => {
-                report::tell_unreadable(py, full, &error);
-                Ok(None)
-            }
-            Err(Unreadable::Python(error)) => Err(error),
-        }
-    }
-
-    fn encode(&self, full: &[u8], value: &Object<'_>) -> PyResult<Encoded> {
-        if let Some(count) = small_int(value) {
-            return Ok(Encoded::Count(count));
-        }
-        let encoded = self.format.encode(full, &[], value, Vec::new())?;
-        Ok(Encoded::Bytes(encoded.codec, encoded.bytes))
-    }
-
-    fn write(
-        &self,
-        py: Python<'_>,
-        values: &[(&Vec<u8>, Encoded)],
-        terms: Terms<'_>,
-        when: When<'_>,
-    ) -> Result<Vec<Written>, Error> {
-        let writes: Vec<Write<'_>> = values
-            .iter()
-            .map(|(full, encoded)| Write {
-                key: self.key(full),
-                value: match encoded {
-                    Encoded::Count(count) => Value::Count(*count),
-                    Encoded::Bytes(codec, bytes) => Value::Bytes { codec: *codec, bytes },
-                },
-                terms: self.spread(terms),
-            })
-            .collect();
-        py.detach(|| self.store.write(&writes, when))
-    }
-
-    /// Shortens a timeout by a random part of the jitter.
-    fn spread<'t>(&self, terms: Terms<'t>) -> Terms<'t> {
-        match terms.timeout {
-            Timeout::After(time) if self.jitter > 0.0 && !time.is_zero() => {
-                let share = 1.0 - self.jitter * (1.0 - dice());
-                Terms { timeout: Timeout::After(time.mul_f64(share).max(Duration::from_millis(1))), ..terms }
-            }
-            _ => terms,
-        }
-    }
-
-    /// Stores what a load brought; whether it is stored.
-    pub fn fill(&self, full: &[u8], load: &mut FarLoad, value: &Object<'_>, terms: Terms<'_>) -> PyResult<bool> {
-        let py = value.py();
-        let encoded = self.encode(full, value)?;
-        let Some(far) = &mut load.load else { return Ok(false) };
-        let value = match &encoded {
-            Encoded::Count(count) => Value::Count(*count),
-            Encoded::Bytes(codec, bytes) => Value::Bytes { codec: *codec, bytes },
-        };
-        let terms = self.spread(terms);
-        let written = py.detach(|| self.store.fill(&self.key(full), far, value, terms));
-        Ok(matches!(self.quiet(py, written)?, Some(Written::Stored(_))))
-    }
-
-    /// Ends a load. What the server is not told of ends by itself.
-    pub fn finish(&self, mut load: FarLoad, how: End) {
-        if let Some(far) = &mut load.load {
-            let _ = match how {
-                End::Failed => self.store.fail(far),
-                End::Nothing => self.store.end(far),
-            };
-        }
-        if let Some(local) = &mut load.local {
-            match how {
-                End::Failed => self.machine.store().fail(local),
-                End::Nothing => self.machine.store().end(local),
-            }
-        }
-    }
-
-    /// Whether a load that another runs is over.
-    pub fn is_over(&self, py: Python<'_>, load: &FarLoad) -> bool {
-        if let Some(local) = load.local.as_ref().filter(|local| local.is_busy()) {
-            return self.machine.store().is_over(local);
-        }
-        match &load.load {
-            Some(far) => py.detach(|| self.store.is_over(far)).unwrap_or(true),
-            None => true,
-        }
-    }
-
-    fn add_to<'py>(&self, full: &[u8], delta: &Object<'py>) -> PyResult<Object<'py>> {
-        let py = delta.py();
-        if let Some(small) = crate::alias::plain_delta(delta) {
-            let counted = py.detach(|| self.store.count(&self.key(full), small));
-            match self.loud(py, counted)? {
-                Incr::Value(sum) => return Ok(sum.into_pyobject(py)?.into_any()),
-                Incr::Missing => return Err(self.missing(py, full)),
-                Incr::NotACount => {}
-            }
-        }
-        for _ in 0..ADDITIONS_MAX {
-            let keys = [self.key(full)];
-            let mut seen: Fetched = None;
-            let read =
-                py.detach(|| self.store.read(&keys, &mut |_, found, bytes| seen = Some((found, bytes.to_vec()))));
-            self.loud(py, read)?;
-            let Some((found, bytes)) = seen else { return Err(self.missing(py, full)) };
-            let Some(value) = self.decode(py, full, &found, &bytes)? else { return Err(self.missing(py, full)) };
-            let sum = value.add(delta)?;
-            let encoded = self.encode(full, &sum)?;
-            let stamp: Stamp = found.stamp;
-            let terms = Timeout::Keep.into();
-            let owned = full.to_vec();
-            let written = self.write(py, &[(&owned, encoded)], terms, When::Unchanged(&stamp));
-            if !matches!(self.loud(py, written)?[0], Written::Held) {
-                return Ok(sum);
-            }
-            py.check_signals()?;
-        }
-        Err(self.missing(py, full))
-    }
-
-    /// Django's words.
-    fn missing(&self, py: Python<'_>, full: &[u8]) -> PyErr {
-        match key_text(py, full) {
-            Ok(text) => PyValueError::new_err(format!("Key '{text}' not found")),
-            Err(error) => error,
         }
     }
 }

@@ -1,0 +1,147 @@
+//! Values of a cache on a server: read and written in one exchange for many keys, and added to.
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use tezkor::store::{Store, Write};
+use tezkor::{CODEC_COUNT, Error, Found, Incr, Key, Terms, Timeout, Value, When, Written};
+
+use super::{Duration, FarCache, Object, dice, key_text, report};
+use crate::codec::Unreadable;
+use crate::types::small_int;
+
+/// What was found, and its bytes.
+type Fetched = Option<(Found, Vec<u8>)>;
+
+/// How often an addition that is not a plain count is tried again when others change the value meanwhile.
+const ADDITIONS_MAX: usize = 1_000;
+
+/// An encoded value.
+pub(super) enum Encoded {
+    Count(i64),
+    Bytes(u8, Vec<u8>),
+}
+
+impl Encoded {
+    /// As the engine takes it.
+    pub(super) fn value(&self) -> Value<'_> {
+        match self {
+            Encoded::Count(count) => Value::Count(*count),
+            Encoded::Bytes(codec, bytes) => Value::Bytes { codec: *codec, bytes },
+        }
+    }
+}
+
+impl FarCache {
+    pub(super) fn fetch(&self, py: Python<'_>, fulls: &[&[u8]]) -> PyResult<Vec<Fetched>> {
+        let keys: Vec<Key<'_>> = fulls.iter().map(|full| self.key(full)).collect();
+        let mut found: Vec<Fetched> = vec![None; keys.len()];
+        let read = py
+            .detach(|| self.store.read(&keys, &mut |place, entry, bytes| found[place] = Some((entry, bytes.to_vec()))));
+        self.quiet(py, read)?;
+        Ok(found)
+    }
+
+    pub(super) fn read<'py>(&self, py: Python<'py>, fulls: &[&[u8]]) -> PyResult<Vec<Option<Object<'py>>>> {
+        let found = self.fetch(py, fulls)?;
+        let decoded = fulls.iter().zip(found).map(|(full, found)| match found {
+            Some((found, bytes)) => self.decode(py, full, &found, &bytes),
+            None => Ok(None),
+        });
+        decoded.collect()
+    }
+
+    pub(super) fn decode<'py>(
+        &self,
+        py: Python<'py>,
+        full: &[u8],
+        found: &Found,
+        bytes: &[u8],
+    ) -> PyResult<Option<Object<'py>>> {
+        if found.codec == CODEC_COUNT {
+            return Ok(Some(found.count.into_pyobject(py)?.into_any()));
+        }
+        match self.format.decode(py, full, &[], found.codec, bytes) {
+            Ok(value) => Ok(Some(value)),
+            Err(Unreadable::Miss) => Ok(None),
+            Err(Unreadable::Raised(error)) => {
+                report::tell_unreadable(py, full, &error);
+                Ok(None)
+            }
+            Err(Unreadable::Python(error)) => Err(error),
+        }
+    }
+
+    pub(super) fn encode(&self, full: &[u8], value: &Object<'_>) -> PyResult<Encoded> {
+        if let Some(count) = small_int(value) {
+            return Ok(Encoded::Count(count));
+        }
+        let encoded = self.format.encode(full, &[], value, Vec::new())?;
+        Ok(Encoded::Bytes(encoded.codec, encoded.bytes))
+    }
+
+    pub(super) fn write(
+        &self,
+        py: Python<'_>,
+        values: &[(impl AsRef<[u8]>, Encoded)],
+        terms: Terms<'_>,
+        when: When<'_>,
+    ) -> Result<Vec<Written>, Error> {
+        let writes: Vec<Write<'_>> = values
+            .iter()
+            .map(|(full, encoded)| Write {
+                key: self.key(full.as_ref()),
+                value: encoded.value(),
+                terms: self.spread(terms),
+            })
+            .collect();
+        py.detach(|| self.store.write(&writes, when))
+    }
+
+    /// Shortens a timeout by a random part of the jitter.
+    pub(super) fn spread<'t>(&self, terms: Terms<'t>) -> Terms<'t> {
+        match terms.timeout {
+            Timeout::After(time) if self.jitter > 0.0 && !time.is_zero() => {
+                let share = 1.0 - self.jitter * (1.0 - dice());
+                Terms { timeout: Timeout::After(time.mul_f64(share).max(Duration::from_millis(1))), ..terms }
+            }
+            _ => terms,
+        }
+    }
+
+    pub(super) fn add_to<'py>(&self, full: &[u8], delta: &Object<'py>) -> PyResult<Object<'py>> {
+        let py = delta.py();
+        if let Some(small) = crate::alias::plain_delta(delta) {
+            let counted = py.detach(|| self.store.count(&self.key(full), small));
+            match self.loud(py, counted)? {
+                Incr::Value(sum) => return Ok(sum.into_pyobject(py)?.into_any()),
+                Incr::Missing => return Err(self.missing(py, full)),
+                Incr::NotACount => {}
+            }
+        }
+        for _ in 0..ADDITIONS_MAX {
+            let keys = [self.key(full)];
+            let mut seen: Fetched = None;
+            let read =
+                py.detach(|| self.store.read(&keys, &mut |_, found, bytes| seen = Some((found, bytes.to_vec()))));
+            self.loud(py, read)?;
+            let Some((found, bytes)) = seen else { return Err(self.missing(py, full)) };
+            let Some(value) = self.decode(py, full, &found, &bytes)? else { return Err(self.missing(py, full)) };
+            let sum = value.add(delta)?;
+            let encoded = self.encode(full, &sum)?;
+            let written = self.write(py, &[(full, encoded)], Timeout::Keep.into(), When::Unchanged(&found.stamp));
+            if !matches!(self.loud(py, written)?[0], Written::Held) {
+                return Ok(sum);
+            }
+            py.check_signals()?;
+        }
+        Err(self.missing(py, full))
+    }
+
+    /// Django's words.
+    fn missing(&self, py: Python<'_>, full: &[u8]) -> PyErr {
+        match key_text(py, full) {
+            Ok(text) => PyValueError::new_err(format!("Key '{text}' not found")),
+            Err(error) => error,
+        }
+    }
+}
