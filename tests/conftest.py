@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import django
 import pytest
+from servers import Servers
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
 django.setup()
@@ -66,6 +67,38 @@ class Project:
     def python(self, code: str, **kwargs: str) -> str:
         """What the code prints in a process of the project."""
         return self.run("-c", textwrap.dedent(code), **kwargs).strip()
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Servers]:
+    """Starts real servers, and stops them behind the module's tests."""
+    with Servers() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def redis(running: Servers) -> str:
+    """The socket of a Redis."""
+    return started(running, running.redis(), "redis-server")
+
+
+@pytest.fixture(scope="module")
+def memcached(running: Servers) -> str:
+    """The socket of a memcached."""
+    return started(running, running.memcached(), "memcached")
+
+
+@pytest.fixture(scope="module")
+def postgresql(running: Servers) -> str:
+    """The directory of the socket of a PostgreSQL."""
+    pytest.importorskip("psycopg")
+    return started(running, running.postgresql(), "postgresql")
+
+
+def started(running: Servers, path: str | None, package: str) -> str:
+    if path is None:
+        pytest.skip(f"not run: {running.missing[package]}")
+    return path
 
 
 @pytest.fixture

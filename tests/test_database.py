@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +18,10 @@ from django.core.management import CommandError, call_command
 from django.db import Error, OperationalError, connections, transaction
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
+from servers import Servers
 
 from tezkor import _native, database
 from tezkor.backends import TezkorCache
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-from servers import Servers
 
 MINUTE = 60_000
 # Each way in which the store speaks to a database: the alias, and what is changed about its dialect.

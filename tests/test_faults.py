@@ -6,18 +6,11 @@ Nothing that reads raises, nothing wrong is ever read, and what the fault costs 
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 from faults.load import Load, django_cache
 from faults.proxy import Proxy
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-from servers import Servers
-
-sys.path.pop(0)
 
 # A fault, its options, and whether the server then answers in vain: what it says must not be believed.
 FAULTS: list[tuple[str, dict[str, Any]]] = [
@@ -41,12 +34,6 @@ FAULTS: list[tuple[str, dict[str, Any]]] = [
 WORKERS = 8
 SOAK = os.environ.get("SOAK") == "1"
 REPLY_SECONDS = 0.1
-
-
-@pytest.fixture(scope="module")
-def running() -> Any:
-    with Servers() as running:
-        yield running
 
 
 @pytest.fixture(scope="module", params=["redis", "memcached"])

@@ -28,8 +28,6 @@ from tezkor.backends import TezkorCache
 from tezkor.foreign import MISS
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
-
 from servers import Servers, install  # noqa: E402
 
 PLAIN = [None, True, False, 1.5, "text", "12", "", "ünï", [1, [2, "x"]], {"a": {"b": [None]}}, "ran " * 5000]

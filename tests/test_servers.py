@@ -26,33 +26,7 @@ from tezkor.backends import MemcachedCache, PyLibMCCache, RedisCache, TezkorCach
 from tezkor.checks import check_settings
 from tezkor.test import clear_caches
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-
-from servers import Servers
-
 SHARED = {"TEST": {"SHARED": True}}
-
-
-@pytest.fixture(scope="module")
-def running() -> Any:
-    with Servers() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def redis(running: Any) -> str:
-    path = running.redis()
-    if path is None:
-        pytest.skip(str(running.missing))
-    return path
-
-
-@pytest.fixture(scope="module")
-def memcached(running: Any) -> str:
-    path = running.memcached()
-    if path is None:
-        pytest.skip(str(running.missing))
-    return path
 
 
 @pytest.fixture(autouse=True)

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 import servers
-
-sys.path.pop(0)
 
 
 @pytest.fixture

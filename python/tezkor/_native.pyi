@@ -330,10 +330,12 @@ class FarCache:
         """The tags of the entry at a full key."""
 
     def intend(self, full_keys: list[str], tags: Iterable[str], everything: str, /) -> list[int]:
-        """A server is not told of what a transaction intends: nothing is kept."""
+        """Writes down in the region of the machine what a transaction invalidates, so that others complete it if this
+        process dies after the COMMIT. To be forgotten, by the ids that are returned, when the transaction has ended.
+        `everything` is "", "prefix" or "location"."""
 
     def forget(self, ids: list[int], /) -> None:
-        """There is nothing to forget."""
+        """Forgets what `intend` wrote down."""
 
     def explain(self, key: Any, version: Any = None, /) -> dict[str, Any]:
         """What there is to say of one key."""

@@ -99,6 +99,10 @@ class Connection:
         alias = router.db_for_write(self.model)
         return () if is_open(connections[alias]) else self._run(alias, statements)
 
+    def is_lasting(self) -> bool:
+        """Whether what is written now stays written."""
+        return not is_open(connections[router.db_for_write(self.model)])
+
     def _run(self, alias: str, statements: Sequence[Statement]) -> Sequence[Outcome] | str:
         connection = connections[alias]
         for tried in range(1, TRIES + 1):

@@ -6,12 +6,12 @@ use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString};
-use tezkor::{Begin, Cache as Engine, Everything, Key, Locking, Timeout};
+use tezkor::{Begin, Cache as Engine, Key, Locking, Timeout};
 
 use crate::alias::{Alias, Limit, Loading};
 use crate::codec::Format;
 use crate::codec::compress::Method;
-use crate::intended;
+use crate::intended::{self, Kept};
 use crate::key::{GivenPattern, KeyRule, key_text};
 use crate::load::Load;
 use crate::order::order_of;
@@ -525,21 +525,13 @@ impl Cache {
     /// `everything` is "", "prefix" or "location".
     #[pyo3(signature = (full_keys, tags, everything, /))]
     fn intend(&self, full_keys: Vec<Bound<'_, PyString>>, tags: Object<'_>, everything: &str) -> PyResult<Vec<u64>> {
-        let everything = match everything {
-            "" => None,
-            "prefix" => Some(Everything::OfPrefix),
-            "location" => Some(Everything::OfLocation),
-            other => {
-                let text = format!("everything is {other:?}: write '', 'prefix' or 'location'");
-                return Err(PyValueError::new_err(text));
-            }
-        };
+        let everything = intended::read_everything(everything)?;
         let keys = full_keys.iter().map(terms::text_bytes).collect::<PyResult<Vec<_>>>()?;
         let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
         let tags = read_any_tags(&tags)?;
         let tags: Vec<&[u8]> = tags.iter().map(Vec::as_slice).collect();
         let intents = self.alias.engine.store().intend(self.alias.space(), &keys, &tags, everything);
-        Ok(vec![intended::keep(&self.alias.engine, intents)])
+        Ok(vec![intended::keep(Kept::Near(self.alias.engine.clone(), intents))])
     }
 
     /// Forgets what `intend` wrote down.

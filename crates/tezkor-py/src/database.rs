@@ -59,6 +59,10 @@ impl Connection for DjangoConnection {
         })
     }
 
+    fn is_lasting(&self) -> bool {
+        self.call(|object| Ok(Ok(object.call_method0("is_lasting")?.extract()?))).unwrap_or(false)
+    }
+
     fn run(&self, access: Access, statements: &[Statement<'_>]) -> Result<Vec<Outcome>, Failure> {
         self.call(|object| {
             let py = object.py();

@@ -23,6 +23,7 @@ pub use self::load::FarLoad;
 use crate::cache::Cache;
 use crate::codec::far::FarFormat;
 use crate::database::take_raised;
+use crate::intended::{self, Kept};
 use crate::key::{GivenPattern, KeyRule, key_text};
 use crate::report;
 use crate::scratch::{self, dice};
@@ -548,17 +549,24 @@ impl FarCache {
         Ok(tags)
     }
 
-    /// A server is not told of what a transaction intends: nothing is kept.
+    /// Writes down in the region of the machine what a transaction invalidates, so that others complete it if this process dies
+    /// after the COMMIT. To be forgotten, by the ids that are returned, when the transaction has ended.
+    /// `everything` is "", "prefix" or "location".
     #[pyo3(signature = (full_keys, tags, everything, /))]
-    fn intend(&self, full_keys: Vec<Bound<'_, PyString>>, tags: Object<'_>, everything: &str) -> Vec<u64> {
-        let _ = (full_keys, tags, everything);
-        Vec::new()
+    fn intend(&self, full_keys: Vec<Bound<'_, PyString>>, tags: Object<'_>, everything: &str) -> PyResult<Vec<u64>> {
+        let everything = intended::read_everything(everything)?;
+        let keys = full_keys.iter().map(terms::text_bytes).collect::<PyResult<Vec<_>>>()?;
+        let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+        let tags = read_any_tags(&tags)?;
+        let tags: Vec<&[u8]> = tags.iter().map(Vec::as_slice).collect();
+        let intended = self.store.intend(self.space, &keys, &tags, everything);
+        Ok(intended.map(|intended| intended::keep(Kept::Far(self.store.clone(), intended))).into_iter().collect())
     }
 
-    /// There is nothing to forget.
+    /// Forgets what `intend` wrote down.
     #[pyo3(signature = (ids, /))]
     fn forget(&self, ids: Vec<u64>) {
-        let _ = ids;
+        ids.into_iter().for_each(intended::forget);
     }
 
     /// What there is to say of one key.

@@ -110,4 +110,9 @@ pub trait Connection: Send + Sync {
     ///
     /// A statement that fails leaves the caller's transaction as it was before.
     fn run(&self, access: Access, statements: &[Statement<'_>]) -> Result<Vec<Outcome>, Failure>;
+
+    /// Whether what is written now stays written: not inside a transaction of the caller.
+    fn is_lasting(&self) -> bool {
+        true
+    }
 }

@@ -200,6 +200,10 @@ impl<C: Connection> Server for DatabaseServer<C> {
         format!("table {} in {}", self.table, self.connection.title())
     }
 
+    fn is_lasting(&self) -> bool {
+        self.connection.is_lasting()
+    }
+
     fn largest_value_bytes(&self) -> usize {
         self.writer().map_or(1 << 20, |writer| {
             // Drivers that write values into the text of the statement need two characters for a byte.

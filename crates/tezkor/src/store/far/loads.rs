@@ -245,12 +245,15 @@ impl FarStore {
         })
     }
 
-    /// Whether none of the tags was invalidated since the load began.
+    /// Whether none of the tags was invalidated since the load began, and no dead worker's intent holds it up.
     fn may_fill(&self, key: &Key<'_>, load: &Load, terms: &Terms<'_>) -> Result<bool, Error> {
-        if terms.tags.is_empty() {
+        let tags: Vec<Vec<u8>> = terms.tags.iter().map(|tag| names::of_tag(key.space(), tag)).collect();
+        if self.tier.as_ref().is_some_and(|tier| tier.is_held(&load.name, &tags)) {
+            return Ok(false);
+        }
+        if tags.is_empty() {
             return Ok(true);
         }
-        let tags: Vec<Vec<u8>> = terms.tags.iter().map(|tag| names::of_tag(key.space(), tag)).collect();
         let (_, numbers) = self.with_tags(key.space(), &tags, lifetime(terms.timeout, terms.stale))?;
         Ok(numbers.into_iter().all(|number| number <= load.birth))
     }

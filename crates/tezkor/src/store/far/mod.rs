@@ -31,8 +31,9 @@ use crate::entry::{CODEC_COUNT, Found, Incr, Stamp, Terms, Timeout, Value, When,
 use crate::error::Error;
 use crate::event::Stats;
 use crate::key::{Key, Space};
+use crate::store::segment::intents::Everything;
 use crate::store::segment::loads::Begin;
-use crate::tier::{Debt, Tier};
+use crate::tier::{Debt, Intended, Tier};
 use names::Kind;
 use record::{Record, Tags};
 use server::{Held, Item, Left, Lifetime, Mark, Put, Server};
@@ -148,6 +149,35 @@ impl FarStore {
             tier.owe(debt, names);
         }
         result
+    }
+
+    /// Writes down what a transaction is going to invalidate, so that others do it if this process dies after the COMMIT. To be
+    /// forgotten when the transaction has ended. `None`: there is no breaker, and nothing that the machine keeps.
+    pub fn intend(
+        &self,
+        space: Space,
+        keys: &[&[u8]],
+        tags: &[&[u8]],
+        everything: Option<Everything>,
+    ) -> Option<Intended> {
+        let tier = self.tier.as_ref()?;
+        let keys = keys.iter().map(|key| (Debt::Removal, names::of_key(&self.key(space, key), Kind::Entry)));
+        let tags = tags.iter().map(|tag| (Debt::Tag, names::of_tag(space, tag)));
+        let everything = everything.map(|everything| {
+            let beginning = match everything {
+                Everything::OfPrefix => names::of_prefix(space, Kind::Entry),
+                Everything::OfLocation => names::of_location(space),
+            };
+            (Debt::Everything, beginning)
+        });
+        Some(tier.intend(&keys.chain(tags).chain(everything).collect::<Vec<_>>()))
+    }
+
+    /// Forgets it: it has been done, or is not to be.
+    pub fn forget(&self, intended: Intended) {
+        if let Some(tier) = &self.tier {
+            tier.forget(intended);
+        }
     }
 
     pub(crate) fn now_unix_ms(&self) -> u64 {

@@ -103,6 +103,11 @@ pub trait Server: Send + Sync {
     /// Names it in messages, without any secret: `redis at 10.0.0.5:6379`.
     fn title(&self) -> String;
 
+    /// Whether what is done now stays done: not inside a transaction, which may be rolled back.
+    fn is_lasting(&self) -> bool {
+        true
+    }
+
     /// The largest value that it takes, as far as that is known.
     fn largest_value_bytes(&self) -> usize;
 

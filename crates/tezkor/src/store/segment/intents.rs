@@ -8,6 +8,12 @@
 //!
 //! While one is held nothing is stored that a load brought for it: the dead worker's COMMIT may still be on its way to the
 //! database, and a load would bring what was there before it. What the table has no room for stands for everything.
+//!
+//! What is to be done on a server is done by its tier, which asks for it by [`SegmentStore::dead_intents`]:
+//!
+//! ```text
+//! open -- its owner died --> held -- the server was told --> told -- 5 s later --> due -- told again --> free
+//! ```
 
 use super::layout::{header, intent, worker};
 use super::region::Region;
@@ -23,6 +29,8 @@ const FREE: u64 = 0;
 const WRITING: u64 = 1;
 const OPEN: u64 = 2;
 const HELD: u64 = 3;
+const TOLD: u64 = 4;
+const DUE: u64 = 5;
 const STATE: u64 = 0xff;
 /// The id of an intent that the table had no room for.
 const OVER: u32 = u32::MAX;
@@ -38,6 +46,35 @@ enum Target {
     Key { low: u64, high: u64 },
     Tag(u64),
     Row(u16),
+    Server(OnServer),
+}
+
+/// What is to be done on a server; its tier has written down what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OnServer {
+    /// The name of the tier.
+    pub(crate) tier: u64,
+    /// What the tier finds it by.
+    pub(crate) id: u64,
+    /// How much was written down.
+    pub(crate) length: u16,
+    /// Whether that holds more than keys and tags.
+    pub(crate) is_wide: bool,
+}
+
+/// An intent of a dead worker that its server has to be told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dead {
+    pub(crate) on: OnServer,
+    place: usize,
+    word: u64,
+}
+
+impl Dead {
+    /// Whether the server is still to be told: for the first time, or once more.
+    pub(crate) fn is_owed(&self) -> bool {
+        matches!(self.word & STATE, HELD | DUE)
+    }
 }
 
 /// Intents of one call, to be forgotten together.
@@ -55,6 +92,9 @@ impl Target {
             Target::Key { low, high } => [1, low, high],
             Target::Tag(tag) => [2, tag, 0],
             Target::Row(row) => [3, u64::from(row), 0],
+            Target::Server(OnServer { tier, id, length, is_wide }) => {
+                [4 | u64::from(is_wide) << 8 | u64::from(length) << 16, tier, id]
+            }
         }
     }
 
@@ -63,6 +103,9 @@ impl Target {
             [1, low, high] => Some(Target::Key { low, high }),
             [2, tag, _] => Some(Target::Tag(tag)),
             [3, row, _] => Some(Target::Row(row as u16)),
+            [kind, tier, id] if kind & 0xff == 4 => {
+                Some(Target::Server(OnServer { tier, id, length: (kind >> 16) as u16, is_wide: kind & 0x100 != 0 }))
+            }
             _ => None,
         }
     }
@@ -91,12 +134,72 @@ impl SegmentStore {
         Intents { region_id: region.id, forks: super::os::forks(), places }
     }
 
-    /// Forgets intents: the transaction has ended, and what they stood for has been done, or is not to be.
-    pub fn forget(&self, intents: Intents) {
+    /// A number that no other intent on a server has.
+    pub(crate) fn next_intent(&self) -> u64 {
+        self.enter().0.region.header(header::TOKEN).next()
+    }
+
+    /// Opens the intent of a transaction on a server, of which the tier has written down what it is.
+    pub(crate) fn intend_on_server(&self, on: OnServer) -> Intents {
+        let (attached, _) = self.enter();
+        let place = attached.region.open_intent(attached.row(), Target::Server(on));
+        Intents { region_id: attached.region.id, forks: super::os::forks(), places: vec![place] }
+    }
+
+    /// The intents of dead workers on a server, as long as they are held.
+    #[inline]
+    pub(crate) fn dead_intents(&self, tier: u64) -> Vec<Dead> {
+        let (attached, _) = self.enter();
+        let region = &attached.region;
+        if region.header(header::HOLDS).load(Ordering::SeqCst) == 0 {
+            return Vec::new();
+        }
+        let dead = |place| {
+            let word = region.intent(place)[intent::STATE].load(Ordering::SeqCst);
+            match region.target(place) {
+                Some(Target::Server(on)) if on.tier == tier && matches!(word & STATE, HELD | TOLD | DUE) => {
+                    Some(Dead { on, place, word })
+                }
+                _ => None,
+            }
+        };
+        (0..region.geometry.intents).filter_map(dead).collect()
+    }
+
+    /// Whether nothing at all that a load brought is stored at the moment.
+    pub(crate) fn is_all_held(&self) -> bool {
+        let (attached, now_ms) = self.enter();
+        attached.region.is_all_held(self.tick_ms(now_ms))
+    }
+
+    /// The server was told. Whether that was for the last time.
+    pub(crate) fn told(&self, dead: &Dead) -> bool {
+        let (attached, now_ms) = self.enter();
+        let region = &attached.region;
+        let Some(state) = (dead.place < region.geometry.intents).then(|| &region.intent(dead.place)[intent::STATE])
+        else {
+            return false;
+        };
+        if dead.word & STATE == HELD && !region.is_due(dead.place, self.tick_ms(now_ms)) {
+            // It is done once more: a load may have brought back what the COMMIT had not changed yet.
+            let _ = state.replace(dead.word, (dead.word & !STATE) | TOLD);
+            return false;
+        }
+        let is_last = state.replace(dead.word, FREE).is_ok();
+        if is_last {
+            region.header(header::HOLDS).add(u64::MAX);
+            region.header(header::INTENTS).add(u64::MAX);
+        }
+        is_last
+    }
+
+    /// Forgets intents: the transaction has ended, and what they stood for has been done, or is not to be. Whether they were
+    /// this process's.
+    pub fn forget(&self, intents: Intents) -> bool {
         let attached = self.attached.load();
         // A child does not forget its parent's.
         if intents.region_id != attached.region.id || intents.forks != super::os::forks() {
-            return;
+            return false;
         }
         for (place, word) in intents.places {
             if place == OVER {
@@ -105,6 +208,7 @@ impl SegmentStore {
                 attached.region.forget_intent(place as usize, word);
             }
         }
+        true
     }
 }
 
@@ -131,7 +235,7 @@ impl Attached {
                 OPEN if row < region.geometry.workers && !self.liveness.is_alive(row) => {
                     region.hold_intent(place, found, tick_ms);
                 }
-                HELD => region.end_hold(place, found, tick_ms),
+                HELD | TOLD => region.end_hold(place, found, tick_ms),
                 _ => {}
             }
         }
@@ -228,9 +332,13 @@ impl Region {
     }
 
     fn end_hold(&self, place: usize, found: u64, tick_ms: u64) {
-        let due_ms = self.intent(place)[intent::DUE_MS].load(Ordering::SeqCst);
-        // One that is further ahead than any hold is of an earlier boot.
-        if tick_ms < due_ms && due_ms <= tick_ms + HOLD_MS {
+        if !self.is_due(place, tick_ms) {
+            return;
+        }
+        if let Some(Target::Server(_)) = self.target(place) {
+            if found & STATE == TOLD {
+                let _ = self.intent(place)[intent::STATE].replace(found, (found & !STATE) | DUE);
+            }
             return;
         }
         self.carry_out(place);
@@ -238,6 +346,12 @@ impl Region {
             self.header(header::HOLDS).add(u64::MAX);
             self.header(header::INTENTS).add(u64::MAX);
         }
+    }
+
+    fn is_due(&self, place: usize, tick_ms: u64) -> bool {
+        let due_ms = self.intent(place)[intent::DUE_MS].load(Ordering::SeqCst);
+        // One that is further ahead than any hold is of an earlier boot.
+        tick_ms >= due_ms || due_ms > tick_ms + HOLD_MS
     }
 
     fn target(&self, place: usize) -> Option<Target> {
@@ -253,23 +367,31 @@ impl Region {
             }
             Some(Target::Tag(tag)) => self.ledger().invalidate_tags(&[tag]),
             Some(Target::Row(row)) => self.ledger().clear_row(row),
-            None => {}
+            // Its tier sees to it.
+            Some(Target::Server(_)) | None => {}
         }
     }
 
     /// Empties all locations. No load that is under way stores anything afterwards.
     fn clear_all(&self) {
         (0..self.geometry.rows).for_each(|row| self.ledger().clear_row(row as u16));
+        self.owe_everything();
     }
 
     /// Whether an intent of a dead worker forbids storing what a load of the key brought.
     #[inline]
     pub(super) fn is_held(&self, key: &Key<'_>, tags: &[u64], tick_ms: u64) -> bool {
-        let until_ms = self.header(header::HOLD_ALL_UNTIL_MS).load(Ordering::SeqCst);
-        if tick_ms < until_ms && until_ms <= tick_ms + HOLD_MS {
+        if self.is_all_held(tick_ms) {
             return true;
         }
         self.header(header::HOLDS).load(Ordering::SeqCst) != 0 && self.is_among_held(key, tags)
+    }
+
+    /// Whether nothing that a load brought is stored at the moment.
+    #[inline]
+    pub(super) fn is_all_held(&self, tick_ms: u64) -> bool {
+        let until_ms = self.header(header::HOLD_ALL_UNTIL_MS).load(Ordering::SeqCst);
+        tick_ms < until_ms && until_ms <= tick_ms + HOLD_MS
     }
 
     #[cold]
@@ -280,7 +402,7 @@ impl Region {
                     Some(Target::Key { low, high }) => (low, high) == (key.low, key.high),
                     Some(Target::Tag(tag)) => tags.contains(&tag),
                     Some(Target::Row(row)) => row == key.space.location_row || row == key.space.prefix_row,
-                    None => false,
+                    Some(Target::Server(_)) | None => false,
                 }
         })
     }

@@ -34,6 +34,16 @@ impl Region {
         None
     }
 
+    /// Counts a debt that nobody writes down for each server: nothing that it has can be trusted.
+    pub(super) fn owe_everything(&self) {
+        for row in 0..tier::ROWS {
+            let words = &self.words()[self.geometry.tiers_at + row * tier::WORDS..][..tier::WORDS];
+            if words[tier::NAME].load(Ordering::SeqCst) != 0 {
+                words[tier::DEBTS].add(1);
+            }
+        }
+    }
+
     fn tier_word(&self, name: u64, field: Field) -> Option<&Word> {
         self.tier_row(name).map(|at| &self.words()[at + field as usize])
     }

@@ -17,97 +17,24 @@
 //! While it is open, an operation costs a look at that word. Its rests are a quarter of a second at first and a second at most, so a
 //! server that is back is used again within that time.
 
-use std::sync::Arc;
-use std::time::Duration;
+mod breaker;
+mod debts;
+mod intents;
 
+use std::sync::Arc;
+
+pub use self::breaker::Phase;
+use self::breaker::{Breaker, MOST_FAILURES, TRIAL_MS};
+pub(crate) use self::debts::Debt;
+pub use self::intents::Intended;
 use crate::cache::Cache;
-use crate::entry::{Incr, Timeout, Value, Written};
+use crate::entry::Incr;
 use crate::error::Error;
 use crate::event::{Event, Level};
 use crate::key::{Space, name_hash};
+use crate::store::far::names;
 use crate::store::far::server::{Held, Item, Left, Lifetime, Mark, Put, Server};
-use crate::store::far::{self, names};
 use crate::store::segment::tiers::Field;
-
-/// Failures in a row that open the breaker.
-const MOST_FAILURES: u64 = 3;
-/// The first rest, and the longest.
-const REST_MS: u64 = 250;
-const LONGEST_REST_MS: u64 = 1_000;
-/// How long a trial may take before another worker begins one: its worker may have died.
-const TRIAL_MS: u64 = 1_000;
-/// Names that one command removes.
-const REMOVAL: usize = 500;
-/// A debt is counted, then written down. So often, and for so long at a time, its writing is waited for.
-const WRITING_TRIES: usize = 25;
-const WRITING_TIME: Duration = Duration::from_millis(2);
-
-// The breaker's word; see docs/format.md.
-const UNTIL: u64 = (1 << 44) - 1;
-const PHASE_AT: u32 = 44;
-const FAILURES_AT: u32 = 48;
-const OPENED_AT: u32 = 56;
-
-/// The state of a breaker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// The server is asked.
-    Closed,
-    /// It is left alone for a while.
-    Open,
-    /// One worker tries it.
-    OnTrial,
-    /// It answers, and is being told what it has missed; what it has of entries cannot be trusted yet.
-    CatchingUp,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Breaker {
-    phase: Phase,
-    until_ms: u64,
-    failures: u64,
-    opened: u64,
-}
-
-impl Breaker {
-    fn of(word: u64) -> Breaker {
-        let phase = match (word >> PHASE_AT) & 3 {
-            0 => Phase::Closed,
-            2 => Phase::OnTrial,
-            3 => Phase::CatchingUp,
-            _ => Phase::Open,
-        };
-        Breaker {
-            phase,
-            until_ms: word & UNTIL,
-            failures: (word >> FAILURES_AT) & 0xff,
-            opened: (word >> OPENED_AT) & 0xff,
-        }
-    }
-
-    fn word(self) -> u64 {
-        let phase = match self.phase {
-            Phase::Closed => 0,
-            Phase::Open => 1,
-            Phase::OnTrial => 2,
-            Phase::CatchingUp => 3,
-        };
-        (self.until_ms & UNTIL)
-            | phase << PHASE_AT
-            | self.failures.min(0xff) << FAILURES_AT
-            | self.opened.min(0xff) << OPENED_AT
-    }
-
-    /// Whether its time is over; one that lies further ahead than any rest is of an earlier boot.
-    fn is_over(self, now_ms: u64) -> bool {
-        now_ms >= self.until_ms || self.until_ms > now_ms + TRIAL_MS.max(LONGEST_REST_MS)
-    }
-
-    fn opened(self, now_ms: u64) -> Breaker {
-        let rest_ms = (REST_MS << self.opened.min(8)).min(LONGEST_REST_MS);
-        Breaker { phase: Phase::Open, until_ms: now_ms + rest_ms, failures: 0, opened: self.opened + 1 }
-    }
-}
 
 /// Whether an operation may be tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,17 +45,6 @@ enum May {
     No,
 }
 
-/// What a server has not been told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Debt {
-    /// A name to remove.
-    Removal = b'r' as isize,
-    /// A tag to invalidate.
-    Tag = b't' as isize,
-    /// Everything that begins so.
-    Everything = b'e' as isize,
-}
-
 /// A server with its breaker.
 pub struct Tier {
     server: Arc<dyn Server>,
@@ -136,23 +52,20 @@ pub struct Tier {
     machine: Cache,
     name: u64,
     debts: Space,
+    intents: Space,
 }
 
 impl Tier {
     /// A server whose outages are known to the machine by this region. Workers that name the server alike share its breaker.
     pub fn new(server: Arc<dyn Server>, machine: Cache, name: &str) -> Tier {
-        let debts = machine.store().space(format!("debts of {name}").as_bytes(), b"");
-        Tier { server, machine, name: name_hash(b't', name.as_bytes()) as u64, debts }
+        let space = |what: &str| machine.store().space(format!("{what} of {name}").as_bytes(), b"");
+        let (debts, intents) = (space("debts"), space("intents"));
+        Tier { server, machine, name: name_hash(b't', name.as_bytes()) as u64, debts, intents }
     }
 
     /// What the breaker is at.
     pub fn phase(&self) -> Phase {
         Breaker::of(self.machine.store().tier(self.name, Field::Breaker)).phase
-    }
-
-    /// How much the server has not been told.
-    pub fn debts(&self) -> u64 {
-        self.machine.store().tier(self.name, Field::Debts)
     }
 
     fn now_ms(&self) -> u64 {
@@ -167,11 +80,13 @@ impl Tier {
             let now_ms = self.now_ms();
             match breaker.phase {
                 // Debts that were made a moment ago are seen by whoever asks after that: so nobody reads what is to be removed.
-                Phase::Closed if store.tier(self.name, Field::Debts) == 0 => return May::Yes,
+                Phase::Closed if !self.is_owed() => return May::Yes,
                 Phase::Open | Phase::OnTrial if !breaker.is_over(now_ms) => return May::No,
                 Phase::CatchingUp if !breaker.is_over(now_ms) => {
                     return if reads_entries() { May::No } else { May::Yes };
                 }
+                // It is told only what stays told.
+                _ if self.is_owed() && !self.server.is_lasting() => return May::No,
                 _ => {
                     let trial = Breaker { phase: Phase::OnTrial, until_ms: now_ms + TRIAL_MS, ..breaker };
                     if store.replace_tier(self.name, Field::Breaker, word, trial.word()) {
@@ -252,108 +167,6 @@ impl Tier {
         result
     }
 
-    /// Writes down what the server could not be told. From here on nobody asks it before it has been.
-    pub(crate) fn owe(&self, debt: Debt, names: &[&[u8]]) {
-        for name in names {
-            let text = [&[debt as u8], *name].concat();
-            let store = self.machine.store();
-            // Counted before it is written: one that is lost for want of room is missed then.
-            store.add_to_tier(self.name, Field::Debts, 1);
-            let written = self.machine.add(&store.key(self.debts, &text), Value::Count(1), Timeout::Never);
-            if matches!(written, Written::Held) {
-                store.add_to_tier(self.name, Field::Debts, -1);
-            }
-        }
-    }
-
-    /// Tells the server what it has not been told. As soon as it has answered, others may change what it has, so this comes to
-    /// an end. The breaker's word at the end.
-    fn catch_up(&self, mut trial: u64) -> Result<u64, Error> {
-        while self.debts() != 0 {
-            self.pay(&mut trial)?;
-            self.move_on(&mut trial, Phase::CatchingUp)?;
-        }
-        Ok(trial)
-    }
-
-    /// Gives the trial more time.
-    fn move_on(&self, trial: &mut u64, phase: Phase) -> Result<(), Error> {
-        let next = Breaker { phase, until_ms: self.now_ms() + TRIAL_MS, ..Breaker::of(*trial) }.word();
-        if !self.machine.store().replace_tier(self.name, Field::Breaker, *trial, next) {
-            return Err(Error::outage(format!("{} failed another worker meanwhile", self.server.title())));
-        }
-        *trial = next;
-        Ok(())
-    }
-
-    /// What is written down, and what the count of it says beyond that.
-    fn written_debts(&self) -> (Vec<Vec<u8>>, i64) {
-        let mut written = Vec::new();
-        for _ in 0..WRITING_TRIES {
-            let owed = self.debts();
-            written.clear();
-            self.machine.scan_location(self.debts, &mut |key| {
-                written.push(key.to_vec());
-                true
-            });
-            if written.len() as u64 >= owed {
-                return (written, 0);
-            }
-            // Another worker has counted one that it is about to write.
-            std::thread::sleep(WRITING_TIME);
-        }
-        let lost = self.debts() as i64 - written.len() as i64;
-        (written, lost.max(0))
-    }
-
-    /// Pays what is written down at this moment.
-    fn pay(&self, trial: &mut u64) -> Result<(), Error> {
-        let store = self.machine.store();
-        let (written, lost) = self.written_debts();
-        let names = |debt: Debt| {
-            let of_kind = written.iter().filter(move |key| key.first() == Some(&(debt as u8)));
-            of_kind.map(|key| &key[1..]).collect::<Vec<_>>()
-        };
-        for batch in names(Debt::Removal).chunks(REMOVAL) {
-            self.server.remove(batch)?;
-            self.move_on(trial, Breaker::of(*trial).phase)?;
-        }
-        for tag in names(Debt::Tag) {
-            far::invalidate(&*self.server, tag)?;
-        }
-        let mut beginnings = names(Debt::Everything);
-        if lost > 0 {
-            // What was written down has been evicted in part: nothing that is ours can be trusted.
-            beginnings = vec![b"tz:{"];
-        }
-        for beginning in beginnings {
-            match self.remove_all(beginning, trial) {
-                Err(error) if error.is_unsupported() => self.server.empty()?,
-                removed => removed?,
-            }
-        }
-        for key in &written {
-            if self.machine.delete(&store.key(self.debts, key)) {
-                store.add_to_tier(self.name, Field::Debts, -1);
-            }
-        }
-        store.add_to_tier(self.name, Field::Debts, -lost);
-        Ok(())
-    }
-
-    fn remove_all(&self, beginning: &[u8], trial: &mut u64) -> Result<(), Error> {
-        let mut found = Vec::new();
-        self.server.scan(beginning, &mut |name| {
-            found.push(name.to_vec());
-            true
-        })?;
-        for batch in found.chunks(REMOVAL) {
-            self.server.remove(&batch.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
-            self.move_on(trial, Breaker::of(*trial).phase)?;
-        }
-        Ok(())
-    }
-
     /// Does what changes names, and owes the removal of entries if nobody knows what became of them.
     fn change<T>(&self, names: &[&[u8]], call: impl FnOnce(&dyn Server) -> Result<T, Error>) -> Result<T, Error> {
         let result = self.ask(|| false, call);
@@ -380,6 +193,10 @@ impl Server for Tier {
 
     fn largest_value_bytes(&self) -> usize {
         self.server.largest_value_bytes()
+    }
+
+    fn is_lasting(&self) -> bool {
+        self.server.is_lasting()
     }
 
     fn get(&self, names: &[&[u8]]) -> Result<Vec<Option<Held>>, Error> {
@@ -433,9 +250,11 @@ impl Server for Tier {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::config::Config;
-    use crate::entry::{Terms, When};
+    use crate::entry::{Terms, Timeout, Value, When};
     use crate::store::far::FarStore;
     use crate::store::far::fixture::Memory;
     use crate::store::{Store, Write};
@@ -630,7 +449,7 @@ mod tests {
     #[test]
     fn words_come_back() {
         for phase in [Phase::Closed, Phase::Open, Phase::OnTrial, Phase::CatchingUp] {
-            let breaker = Breaker { phase, until_ms: UNTIL, failures: 2, opened: 255 };
+            let breaker = Breaker { phase, until_ms: (1 << 44) - 1, failures: 2, opened: 255 };
             assert_eq!(Breaker::of(breaker.word()), breaker);
         }
     }

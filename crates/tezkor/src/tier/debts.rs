@@ -1,0 +1,145 @@
+//! Debts: what the server could not be told, written down in the region of the machine until it has been. It stands for itself
+//! alone: a debt that is lost for want of room has been counted, and then everything is removed.
+
+use std::time::Duration;
+
+use super::Tier;
+use super::breaker::{Breaker, Phase, TRIAL_MS};
+use crate::entry::{Timeout, Value, Written};
+use crate::error::Error;
+use crate::store::far;
+use crate::store::segment::tiers::Field;
+
+/// Names that one command removes.
+const REMOVAL: usize = 500;
+/// A debt is counted, then written down. So often, and for so long at a time, its writing is waited for.
+const WRITING_TRIES: usize = 25;
+const WRITING_TIME: Duration = Duration::from_millis(2);
+
+/// What a server has not been told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Debt {
+    /// A name to remove.
+    Removal = b'r' as isize,
+    /// A tag to invalidate.
+    Tag = b't' as isize,
+    /// Everything that begins so.
+    Everything = b'e' as isize,
+}
+
+impl Tier {
+    /// Writes down what the server could not be told. From here on nobody asks it before it has been.
+    pub(crate) fn owe(&self, debt: Debt, names: &[&[u8]]) {
+        for name in names {
+            let text = [&[debt as u8], *name].concat();
+            let store = self.machine.store();
+            // Counted before it is written: one that is lost for want of room is missed then.
+            store.add_to_tier(self.name, Field::Debts, 1);
+            let written = self.machine.add(&store.key(self.debts, &text), Value::Count(1), Timeout::Never);
+            if matches!(written, Written::Held) {
+                store.add_to_tier(self.name, Field::Debts, -1);
+            }
+        }
+    }
+
+    /// How much the server has not been told, the intents of dead workers aside.
+    pub fn debts(&self) -> u64 {
+        self.machine.store().tier(self.name, Field::Debts)
+    }
+
+    /// Whether there is something that the server has not been told.
+    pub(super) fn is_owed(&self) -> bool {
+        self.debts() != 0 || !self.owed_intents().is_empty()
+    }
+
+    /// Tells the server what it has not been told. As soon as it has answered, others may change what it has, so this comes to
+    /// an end. The breaker's word at the end.
+    pub(super) fn catch_up(&self, mut trial: u64) -> Result<u64, Error> {
+        while self.is_owed() {
+            self.pay(&mut trial)?;
+            self.move_on(&mut trial, Phase::CatchingUp)?;
+        }
+        Ok(trial)
+    }
+
+    /// Gives the trial more time.
+    fn move_on(&self, trial: &mut u64, phase: Phase) -> Result<(), Error> {
+        let next = Breaker { phase, until_ms: self.now_ms() + TRIAL_MS, ..Breaker::of(*trial) }.word();
+        if !self.machine.store().replace_tier(self.name, Field::Breaker, *trial, next) {
+            return Err(Error::outage(format!("{} failed another worker meanwhile", self.server.title())));
+        }
+        *trial = next;
+        Ok(())
+    }
+
+    /// What is written down, and what the count of it says beyond that.
+    fn written_debts(&self) -> (Vec<Vec<u8>>, i64) {
+        let mut written = Vec::new();
+        for _ in 0..WRITING_TRIES {
+            let owed = self.debts();
+            written.clear();
+            self.machine.scan_location(self.debts, &mut |key| {
+                written.push(key.to_vec());
+                true
+            });
+            if written.len() as u64 >= owed {
+                return (written, 0);
+            }
+            // Another worker has counted one that it is about to write.
+            std::thread::sleep(WRITING_TIME);
+        }
+        let lost = self.debts() as i64 - written.len() as i64;
+        (written, lost.max(0))
+    }
+
+    /// Pays what is written down at this moment.
+    fn pay(&self, trial: &mut u64) -> Result<(), Error> {
+        let store = self.machine.store();
+        let dead = self.owed_intents();
+        let (intended, is_complete) = self.debts_of(&dead);
+        let (written, lost) = self.written_debts();
+        let names = |debt: Debt| {
+            let of_kind = written.iter().chain(&intended).filter(move |key| key.first() == Some(&(debt as u8)));
+            of_kind.map(|key| &key[1..]).collect::<Vec<_>>()
+        };
+        for batch in names(Debt::Removal).chunks(REMOVAL) {
+            self.server.remove(batch)?;
+            self.move_on(trial, Breaker::of(*trial).phase)?;
+        }
+        for tag in names(Debt::Tag) {
+            far::invalidate(&*self.server, tag)?;
+        }
+        let mut beginnings = names(Debt::Everything);
+        if lost > 0 || !is_complete {
+            // What was written down has been evicted in part: nothing that is ours can be trusted.
+            beginnings = vec![b"tz:{"];
+        }
+        for beginning in beginnings {
+            match self.remove_all(beginning, trial) {
+                Err(error) if error.is_unsupported() => self.server.empty()?,
+                removed => removed?,
+            }
+        }
+        for key in &written {
+            if self.machine.delete(&store.key(self.debts, key)) {
+                store.add_to_tier(self.name, Field::Debts, -1);
+            }
+        }
+        store.add_to_tier(self.name, Field::Debts, -lost);
+        self.note_told(&dead);
+        Ok(())
+    }
+
+    fn remove_all(&self, beginning: &[u8], trial: &mut u64) -> Result<(), Error> {
+        let mut found = Vec::new();
+        self.server.scan(beginning, &mut |name| {
+            found.push(name.to_vec());
+            true
+        })?;
+        for batch in found.chunks(REMOVAL) {
+            self.server.remove(&batch.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+            self.move_on(trial, Breaker::of(*trial).phase)?;
+        }
+        Ok(())
+    }
+}
