@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import django
 import pytest
@@ -99,6 +100,24 @@ def started(running: Servers, path: str | None, package: str) -> str:
     if path is None:
         pytest.skip(f"not run: {running.missing[package]}")
     return path
+
+
+@pytest.fixture(params=["redis", "memcached"])
+def on_server(request: pytest.FixtureRequest, tmp_path_factory: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A cache on a real server. What this machine knows of servers of tests stays among them."""
+    from tezkor.backends import MemcachedCache, RedisCache
+    from tezkor.test import clear_caches
+
+    path = request.getfixturevalue(request.param)
+    monkeypatch.setenv("TEZKOR_SHARED_DIRECTORY", str(tmp_path_factory.getbasetemp()))
+    options = {"OPTIONS": {"TEST": {"SHARED": True}}}
+    made = (
+        RedisCache(f"unix://{path}?db=1", options)
+        if request.param == "redis"
+        else MemcachedCache(path, options)
+    )
+    clear_caches()
+    return made
 
 
 @pytest.fixture

@@ -35,15 +35,9 @@ def own_regions(tmp_path_factory: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv("TEZKOR_SHARED_DIRECTORY", str(tmp_path_factory.getbasetemp()))
 
 
-@pytest.fixture(params=["redis", "memcached"])
-def cache(request: Any) -> Any:
-    path = request.getfixturevalue(request.param)
-    if request.param == "redis":
-        made = RedisCache(f"unix://{path}?db=1", {"OPTIONS": SHARED})
-    else:
-        made = MemcachedCache(path, {"OPTIONS": SHARED})
-    clear_caches()
-    return made
+@pytest.fixture
+def cache(on_server: Any) -> Any:
+    return on_server
 
 
 def is_redis(cache: Any) -> bool:

@@ -1,5 +1,6 @@
 """The engine of Tezkor and its codec, in Rust. Use ``tezkor.backends`` unless there is no Django."""
 
+from asyncio import AbstractEventLoop, Future
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, final
 
@@ -180,6 +181,24 @@ class Cache:
 
     def is_near(self, /) -> bool:
         """Whether an operation never waits for a network, a database or a disk."""
+
+@final
+class Later:
+    """The operations on servers that the tasks of one event loop await."""
+
+    def __new__(cls) -> Later: ...
+    def fileno(self, /) -> int:
+        """What the loop has to watch for reading; then it calls `drain`."""
+
+    def is_own(self, /) -> bool:
+        """Whether it was made by this process, not by one that it was forked from."""
+
+    def drain(self, /) -> None:
+        """Ends the futures of the operations that have come back."""
+
+    def call(self, loop: AbstractEventLoop, method: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        """Calls a method of a cache on a server without waiting for what it does there; a future of what it returns.
+        The loop is the running one, and this its own."""
 
 @final
 class FarCache:

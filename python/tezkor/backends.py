@@ -26,6 +26,7 @@ from tezkor.changes import story
 from tezkor.database import InDatabase
 from tezkor.migration import Migration
 from tezkor.terms import listed
+from tezkor.twins import has_glob
 from tezkor.verbs import Silent, Verbs, warn_about_globs
 
 __all__ = [
@@ -213,7 +214,7 @@ class TezkorCache(Verbs):
         keys = list(keys)
         if self.delete_many_patterns:
             for key in keys:
-                if isinstance(key, str) and not GLOBS.isdisjoint(key):
+                if has_glob(key):
                     self.delete_pattern(key, version)
                 else:
                     self.delete(key, version)
@@ -363,9 +364,15 @@ class TezkorCache(Verbs):
         if plan.older is not None:
             migration = Migration(native, plan.older)
             mine.update({f"_{name}": getattr(migration, name) for name in Migration.VERBS})
+        mine["_left"] = {}
         if plan.timeouts:
             for name, place in TIMEOUT_AT.items():
                 mine[f"_{name}"] = names.with_timeouts(plan.timeouts, mine[f"_{name}"], place)
+        if plan.server is not None and plan.server.kind != "database" and plan.older is None:
+            cls = type(self)
+            mine["_left"] = {
+                name: mine[f"_{name}"] for name, own in LEFT.items() if getattr(cls, name) is own
+            }
 
     def _native(self) -> Any:
         mine = self.__dict__
@@ -397,7 +404,22 @@ class TezkorCache(Verbs):
 
 # Where each native method takes its timeout, which may be a name.
 TIMEOUT_AT = {"set": 2, "add": 2, "set_many": 1, "touch": 1}
-GLOBS = frozenset("*?[")
+# What a loop may leave to the pool, as long as nobody has overridden it.
+LEFT = {
+    name: TezkorCache.__dict__[name]
+    for name in (
+        "get",
+        "get_many",
+        "set",
+        "set_many",
+        "add",
+        "touch",
+        "delete",
+        "delete_many",
+        "has_key",
+        "incr",
+    )
+}
 NATIVE_METHODS = tuple(
     name[1:]
     for name in TezkorCache.__annotations__

@@ -18,7 +18,7 @@ from typing import Any
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
-from tezkor import _native, blocks, drivers, loads, names, transactions
+from tezkor import _native, blocks, drivers, later, loads, names, transactions
 from tezkor._native import Load
 from tezkor.changes import Own, Pattern, Written
 from tezkor.locks import Lock, RateLimit
@@ -198,6 +198,13 @@ class Verbs(AsyncTwins):
             return found
         return drivers.run(loads.get_or_set(self, key, default, timeout, version, found, **terms))
 
+    async def _already(self, key: Any, version: Any, beta: float) -> Any:
+        """What is there and need not be loaded, or MISSING."""
+        if self._later("get") is None or transactions.open_births:
+            return await self.aget(key, MISSING, version)
+        value = await later.call(self._load, key, version, None, beta)
+        return MISSING if value is NotImplemented else value
+
     async def aget_or_set(
         self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None, **terms: Any
     ) -> Any:
@@ -207,8 +214,8 @@ class Verbs(AsyncTwins):
         except BaseException:
             loads.close(default)
             raise
-        if not self._near:  # a disk may make it wait
-            value = await self.aget(key, MISSING, version)
+        if not self._near:
+            value = await self._already(key, version, terms.get("beta", 1.0))
             if value is not MISSING:
                 loads.close(default)
                 return value

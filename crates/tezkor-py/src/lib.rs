@@ -56,7 +56,7 @@ mod _native {
     #[pymodule_export]
     use crate::database::create_table_statements;
     #[pymodule_export]
-    use crate::far::FarCache;
+    use crate::far::{FarCache, Later};
     #[pymodule_export]
     use crate::load::Load;
     #[pymodule_export]

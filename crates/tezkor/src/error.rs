@@ -43,6 +43,11 @@ impl Error {
         Error { kind: Kind::Unsupported, message: message.into(), source: None }
     }
 
+    /// The same for another one who waited for the same.
+    pub fn again(&self) -> Self {
+        Error { kind: self.kind, message: self.message.clone(), source: None }
+    }
+
     /// Whether a setting or an argument is wrong, so that trying again is of no use.
     pub fn is_setting(&self) -> bool {
         self.kind == Kind::Setting

@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 use tezkor::store::far::loads::{Instead, Load as EngineLoad, Looked};
 use tezkor::{Begin, Looked as LocallyLooked, Terms, Written};
 
-use super::{Answer, FarCache, Object, ask};
+use super::{Answer, FarCache, Object, ask, later};
 use crate::load::{End, Load};
 
 /// A load of a key on a server, and the machine's own part in it.
@@ -45,6 +45,7 @@ pub(super) fn begin<'py>(
     version: Option<Object<'py>>,
     begin: Begin,
 ) -> PyResult<Object<'py>> {
+    let post = later::offered();
     let (py, this) = (slf.py(), slf.get());
     let full = this.full_key(&key, version.as_ref())?;
     let begun = |load, value: Option<Object<'py>>| {
@@ -56,12 +57,24 @@ pub(super) fn begin<'py>(
         Answer::Bypass => return begun(None, None),
         Answer::Value(value) => return Ok(value),
     }
-    if !begin.refresh
-        && let Some((found, bytes)) = this.fetch(py, &[&full])?.pop().flatten()
-        && !this.store.is_due(&found, begin)
-        && let Some(value) = this.decode(py, &full, &found, &bytes)?
-    {
-        return Ok(value);
+    if post.is_some() {
+        // A loop learns what is there and fresh; a load is begun where its caller may wait.
+        return later::read(slf, post, full, move |py, this, full, read| {
+            let found = this.quiet(py, read)?.flatten();
+            let is_fresh = !begin.refresh && found.as_ref().is_some_and(|(found, _)| !this.store.is_due(found, begin));
+            let value = if is_fresh { this.show(py, full, found)? } else { None };
+            Ok(value.map_or_else(|| py.NotImplemented(), Bound::unbind))
+        });
+    }
+    if !begin.refresh {
+        let read = py.detach(|| this.read_all(&[&full]));
+        let found = this.quiet(py, read)?.and_then(|mut found| found.pop().flatten());
+        if let Some((found, bytes)) = found
+            && !this.store.is_due(&found, begin)
+            && let Some(value) = this.decode(py, &full, &found, &bytes)?
+        {
+            return Ok(value);
+        }
     }
     let name = this.machine.store().key(this.loads, &full);
     let local = match this.machine.load(&name, &mut tezkor::Buffer::new(), Begin { birth: None, ..begin }) {

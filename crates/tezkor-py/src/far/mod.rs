@@ -3,6 +3,7 @@
 //! It never holds the Python lock while it waits, and never raises an outage to who reads: that is a miss, or with `strict` an
 //! error. What must not be silent (`add`, `incr`, a lock) raises.
 
+mod later;
 mod load;
 mod values;
 
@@ -17,9 +18,11 @@ use tezkor::store::Store;
 use tezkor::store::far::FarStore;
 use tezkor::store::far::server::Left;
 use tezkor::tier::{Phase, Tier};
-use tezkor::{Begin, Cache as Machine, Error, Key, Locking, Space, Timeout, When, Written};
+use tezkor::{Begin, Cache as Machine, Error, Incr, Key, Locking, Space, Timeout, When, Written};
 
+pub use self::later::Later;
 pub use self::load::FarLoad;
+use crate::alias::plain_delta;
 use crate::cache::Cache;
 use crate::codec::far::FarFormat;
 use crate::database::take_raised;
@@ -119,182 +122,231 @@ impl FarCache {
         default: Option<Object<'py>>,
         version: Option<Object<'py>>,
     ) -> PyResult<Object<'py>> {
+        let post = later::offered();
         let (py, this) = (slf.py(), slf.get());
-        let mut taken = scratch::take();
-        this.keys.compose(&key, version.as_ref(), &mut taken.key)?;
-        let found = match ask(slf.as_any(), &taken.key)? {
-            Answer::GoOn => this.read(py, &[&taken.key])?.pop().flatten(),
-            Answer::Bypass => None,
-            Answer::Value(value) => Some(value),
-        };
-        Ok(found.or(default).unwrap_or_else(|| py.None().into_bound(py)))
+        let full = this.full_key(&key, version.as_ref())?;
+        let default = default.unwrap_or_else(|| py.None().into_bound(py));
+        match ask(slf.as_any(), &full)? {
+            Answer::GoOn => {}
+            Answer::Bypass => return Ok(default),
+            Answer::Value(value) => return Ok(value),
+        }
+        let default = default.unbind();
+        later::read(slf, post, full, |py, this, full, read| {
+            let found = this.quiet(py, read)?.flatten();
+            Ok(this.show(py, full, found)?.map_or(default, Bound::unbind))
+        })
     }
 
     /// The values of those keys that are there, in one round trip.
     #[pyo3(signature = (keys, version = None, /))]
-    fn get_many<'py>(
-        slf: &Bound<'py, Self>,
-        keys: Object<'py>,
-        version: Option<Object<'py>>,
-    ) -> PyResult<Bound<'py, PyDict>> {
+    fn get_many<'py>(slf: &Bound<'py, Self>, keys: Object<'py>, version: Option<Object<'py>>) -> PyResult<Object<'py>> {
+        let post = later::offered();
         let (py, this) = (slf.py(), slf.get());
-        let found = PyDict::new(py);
-        let mut wanted: Vec<(Object<'py>, Vec<u8>)> = Vec::new();
+        let known = PyDict::new(py);
+        let (mut wanted, mut fulls) = (Vec::new(), Vec::new());
         for key in keys.try_iter()? {
             let key = key?;
             let full = this.full_key(&key, version.as_ref())?;
             match ask(slf.as_any(), &full)? {
-                Answer::GoOn => wanted.push((key, full)),
+                Answer::GoOn => {
+                    wanted.push(key.unbind());
+                    fulls.push(full);
+                }
                 Answer::Bypass => {}
-                Answer::Value(value) => found.set_item(key, value)?,
+                Answer::Value(value) => known.set_item(key, value)?,
             }
         }
-        let fulls: Vec<&[u8]> = wanted.iter().map(|(_, full)| full.as_slice()).collect();
-        for ((key, _), value) in wanted.iter().zip(this.read(py, &fulls)?) {
-            if let Some(value) = value {
-                found.set_item(key, value)?;
-            }
+        if wanted.is_empty() {
+            return Ok(known.into_any());
         }
-        Ok(found)
+        let known = known.unbind();
+        let run = move |this: &FarCache| (this.read_all(&fulls), fulls);
+        later::perform(slf, post, run, |py, this, (read, fulls)| {
+            let found = this.quiet(py, read)?.unwrap_or_default();
+            for ((key, full), found) in wanted.into_iter().zip(&fulls).zip(found) {
+                if let Some(value) = this.show(py, full, found)? {
+                    known.bind(py).set_item(key, value)?;
+                }
+            }
+            Ok(known.into_any())
+        })
     }
 
     /// Stores a value.
     #[pyo3(signature = (key, value, timeout = Given::No, version = None, tags = None, stale = None, /), text_signature = "($self, key, value, timeout=..., version=None, tags=None, stale=None, /)")]
-    fn set(
-        &self,
-        key: Object<'_>,
-        value: Object<'_>,
-        timeout: Given<'_>,
-        version: Option<Object<'_>>,
-        tags: Option<Object<'_>>,
-        stale: Option<Object<'_>>,
-    ) -> PyResult<()> {
-        let py = key.py();
-        let terms = read_terms(self.timeout(timeout), tags.as_ref(), stale.as_ref())?;
-        let full = self.full_key(&key, version.as_ref())?;
-        let encoded = self.encode(&full, &value)?;
-        let written = terms.with(|terms| self.write(py, &[(&full, encoded)], terms, When::Always));
-        self.quiet(py, written)?;
-        Ok(())
+    fn set<'py>(
+        slf: &Bound<'py, Self>,
+        key: Object<'py>,
+        value: Object<'py>,
+        timeout: Given<'py>,
+        version: Option<Object<'py>>,
+        tags: Option<Object<'py>>,
+        stale: Option<Object<'py>>,
+    ) -> PyResult<Object<'py>> {
+        let post = later::offered();
+        let this = slf.get();
+        let terms = read_terms(this.timeout(timeout), tags.as_ref(), stale.as_ref())?;
+        let full = this.full_key(&key, version.as_ref())?;
+        let encoded = this.encode(&full, &value)?;
+        let values = [(full, encoded)];
+        let run = move |this: &FarCache| terms.with(|terms| this.put(&values, terms, When::Always));
+        later::perform(slf, post, run, |py, this, written| {
+            this.quiet(py, written)?;
+            Ok(py.None())
+        })
     }
 
     /// Stores several values in one round trip; returns the keys of those that could not be stored.
     #[pyo3(signature = (data, timeout = Given::No, version = None, tags = None, stale = None, /), text_signature = "($self, data, timeout=..., version=None, tags=None, stale=None, /)")]
     fn set_many<'py>(
-        &self,
-        py: Python<'py>,
+        slf: &Bound<'py, Self>,
         data: Object<'py>,
-        timeout: Given<'_>,
-        version: Option<Object<'_>>,
-        tags: Option<Object<'_>>,
-        stale: Option<Object<'_>>,
-    ) -> PyResult<Bound<'py, PyList>> {
-        let terms = read_terms(self.timeout(timeout), tags.as_ref(), stale.as_ref())?;
-        let (mut keys, mut writes) = (Vec::new(), Vec::new());
+        timeout: Given<'py>,
+        version: Option<Object<'py>>,
+        tags: Option<Object<'py>>,
+        stale: Option<Object<'py>>,
+    ) -> PyResult<Object<'py>> {
+        let post = later::offered();
+        let (py, this) = (slf.py(), slf.get());
+        let terms = read_terms(this.timeout(timeout), tags.as_ref(), stale.as_ref())?;
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
         for item in data.call_method0(intern!(py, "items"))?.try_iter()? {
             let (key, value): (Object<'_>, Object<'_>) = item?.extract()?;
-            let full = self.full_key(&key, version.as_ref())?;
-            let encoded = self.encode(&full, &value)?;
-            keys.push(key);
-            writes.push((full, encoded));
+            let full = this.full_key(&key, version.as_ref())?;
+            let encoded = this.encode(&full, &value)?;
+            keys.push(key.unbind());
+            values.push((full, encoded));
         }
-        let written = terms.with(|terms| self.write(py, &writes, terms, When::Always));
-        let failed = PyList::empty(py);
-        let written = self.quiet(py, written)?.unwrap_or_else(|| vec![Written::Refused; keys.len()]);
-        for (key, written) in keys.into_iter().zip(written) {
-            if matches!(written, Written::Refused | Written::Held) {
-                failed.append(key)?;
+        let run = move |this: &FarCache| terms.with(|terms| this.put(&values, terms, When::Always));
+        later::perform(slf, post, run, |py, this, written| {
+            let failed = PyList::empty(py);
+            let written = this.quiet(py, written)?.unwrap_or_else(|| vec![Written::Refused; keys.len()]);
+            for (key, written) in keys.into_iter().zip(written) {
+                if matches!(written, Written::Refused | Written::Held) {
+                    failed.append(key)?;
+                }
             }
-        }
-        Ok(failed)
+            Ok(failed.into_any().unbind())
+        })
     }
 
     /// Stores a value where there is none; whether it did.
     #[pyo3(signature = (key, value, timeout = Given::No, version = None, tags = None, stale = None, /), text_signature = "($self, key, value, timeout=..., version=None, tags=None, stale=None, /)")]
-    fn add(
-        &self,
-        key: Object<'_>,
-        value: Object<'_>,
-        timeout: Given<'_>,
-        version: Option<Object<'_>>,
-        tags: Option<Object<'_>>,
-        stale: Option<Object<'_>>,
-    ) -> PyResult<bool> {
-        let py = key.py();
-        let terms = read_terms(self.timeout(timeout), tags.as_ref(), stale.as_ref())?;
-        let full = self.full_key(&key, version.as_ref())?;
-        let encoded = self.encode(&full, &value)?;
-        let written = terms.with(|terms| self.write(py, &[(&full, encoded)], terms, When::Absent));
-        Ok(matches!(self.loud(py, written)?[0], Written::Stored(_) | Written::Removed))
+    fn add<'py>(
+        slf: &Bound<'py, Self>,
+        key: Object<'py>,
+        value: Object<'py>,
+        timeout: Given<'py>,
+        version: Option<Object<'py>>,
+        tags: Option<Object<'py>>,
+        stale: Option<Object<'py>>,
+    ) -> PyResult<Object<'py>> {
+        let post = later::offered();
+        let this = slf.get();
+        let terms = read_terms(this.timeout(timeout), tags.as_ref(), stale.as_ref())?;
+        let full = this.full_key(&key, version.as_ref())?;
+        let encoded = this.encode(&full, &value)?;
+        let values = [(full, encoded)];
+        let run = move |this: &FarCache| terms.with(|terms| this.put(&values, terms, When::Absent));
+        later::perform(slf, post, run, |py, this, written| {
+            truth(py, matches!(this.loud(py, written)?[0], Written::Stored(_) | Written::Removed))
+        })
     }
 
     /// Gives an entry another timeout; whether there is one.
     #[pyo3(signature = (key, timeout = Given::No, version = None, /), text_signature = "($self, key, timeout=..., version=None, /)")]
-    fn touch(
-        &self,
-        py: Python<'_>,
-        key: Object<'_>,
-        timeout: Given<'_>,
-        version: Option<Object<'_>>,
-    ) -> PyResult<bool> {
-        let timeout = self.timeout(timeout)?;
-        self.with_key(&key, version, |key| {
-            let touched = py.detach(|| self.store.touch(&[*key], timeout));
-            Ok(self.quiet(py, touched)?.is_some_and(|touched| touched[0]))
+    fn touch<'py>(
+        slf: &Bound<'py, Self>,
+        key: Object<'py>,
+        timeout: Given<'py>,
+        version: Option<Object<'py>>,
+    ) -> PyResult<Object<'py>> {
+        let post = later::offered();
+        let this = slf.get();
+        let timeout = this.timeout(timeout)?;
+        let full = this.full_key(&key, version.as_ref())?;
+        let run = move |this: &FarCache| this.store.touch(&[this.key(&full)], timeout);
+        later::perform(slf, post, run, |py, this, touched| {
+            truth(py, this.quiet(py, touched)?.is_some_and(|touched| touched[0]))
         })
     }
 
     /// Removes an entry; whether there was one.
     #[pyo3(signature = (key, version = None, /))]
-    fn delete(&self, py: Python<'_>, key: Object<'_>, version: Option<Object<'_>>) -> PyResult<bool> {
-        self.with_key(&key, version, |key| {
-            let removed = py.detach(|| self.store.remove(&[*key]));
-            Ok(self.quiet(py, removed)?.is_some_and(|removed| removed[0]))
+    fn delete<'py>(slf: &Bound<'py, Self>, key: Object<'py>, version: Option<Object<'py>>) -> PyResult<Object<'py>> {
+        let post = later::offered();
+        let full = slf.get().full_key(&key, version.as_ref())?;
+        let run = move |this: &FarCache| this.store.remove(&[this.key(&full)]);
+        later::perform(slf, post, run, |py, this, removed| {
+            truth(py, this.quiet(py, removed)?.is_some_and(|removed| removed[0]))
         })
     }
 
     /// Removes several entries in one round trip.
     #[pyo3(signature = (keys, version = None, /))]
-    fn delete_many(&self, py: Python<'_>, keys: Object<'_>, version: Option<Object<'_>>) -> PyResult<()> {
+    fn delete_many<'py>(
+        slf: &Bound<'py, Self>,
+        keys: Object<'py>,
+        version: Option<Object<'py>>,
+    ) -> PyResult<Object<'py>> {
+        let post = later::offered();
         let mut fulls: Vec<Vec<u8>> = Vec::new();
         for key in keys.try_iter()? {
-            let full = self.full_key(&key?, version.as_ref())?;
-            fulls.push(full);
+            fulls.push(slf.get().full_key(&key?, version.as_ref())?);
         }
-        let keys: Vec<Key<'_>> = fulls.iter().map(|full| self.key(full)).collect();
-        let removed = py.detach(|| self.store.remove(&keys));
-        self.quiet(py, removed)?;
-        Ok(())
+        let run = move |this: &FarCache| {
+            let keys: Vec<Key<'_>> = fulls.iter().map(|full| this.key(full)).collect();
+            this.store.remove(&keys)
+        };
+        later::perform(slf, post, run, |py, this, removed| {
+            this.quiet(py, removed)?;
+            Ok(py.None())
+        })
     }
 
     /// Whether there is an entry.
     #[pyo3(signature = (key, version = None, /))]
-    fn has_key(slf: &Bound<'_, Self>, key: Object<'_>, version: Option<Object<'_>>) -> PyResult<bool> {
-        let this = slf.get();
-        let mut taken = scratch::take();
-        this.keys.compose(&key, version.as_ref(), &mut taken.key)?;
-        Ok(match ask(slf.as_any(), &taken.key)? {
-            Answer::GoOn => this.fetch(slf.py(), &[&taken.key])?.pop().flatten().is_some(),
-            Answer::Bypass => false,
-            Answer::Value(_) => true,
-        })
+    fn has_key<'py>(slf: &Bound<'py, Self>, key: Object<'py>, version: Option<Object<'py>>) -> PyResult<Object<'py>> {
+        let post = later::offered();
+        let (py, this) = (slf.py(), slf.get());
+        let full = this.full_key(&key, version.as_ref())?;
+        match ask(slf.as_any(), &full)? {
+            Answer::GoOn => {}
+            Answer::Bypass => return Ok(truth(py, false)?.into_bound(py)),
+            Answer::Value(_) => return Ok(truth(py, true)?.into_bound(py)),
+        }
+        later::read(slf, post, full, |py, this, _, read| truth(py, this.quiet(py, read)?.flatten().is_some()))
     }
 
     /// Adds to a number and returns the sum; its timeout stays as it is.
     #[pyo3(signature = (key, delta = Given::No, version = None, /), text_signature = "($self, key, delta=1, version=None, /)")]
     fn incr<'py>(
-        &self,
-        py: Python<'py>,
+        slf: &Bound<'py, Self>,
         key: Object<'py>,
         delta: Given<'py>,
         version: Option<Object<'py>>,
     ) -> PyResult<Object<'py>> {
-        let full = self.full_key(&key, version.as_ref())?;
+        let post = later::offered();
+        let (py, this) = (slf.py(), slf.get());
+        let full = this.full_key(&key, version.as_ref())?;
         let delta = match delta {
             Given::No => 1_i64.into_pyobject(py)?.into_any(),
             Given::Yes(delta) => delta,
         };
-        self.add_to(&full, &delta)
+        let is_left = post.is_some();
+        let Some(small) = plain_delta(&delta) else {
+            return if is_left { Ok(py.NotImplemented().into_bound(py)) } else { this.add_to(&full, &delta) };
+        };
+        let delta = delta.unbind();
+        let run = move |this: &FarCache| (this.store.count(&this.key(&full), small), full);
+        later::perform(slf, post, run, move |py, this, (counted, full)| match this.loud(py, counted)? {
+            Incr::Value(sum) => Ok(sum.into_pyobject(py)?.into_any().unbind()),
+            Incr::Missing => Err(this.missing(py, &full)),
+            // What takes several exchanges is not for the thread of a loop.
+            Incr::NotACount if is_left => Ok(py.NotImplemented()),
+            Incr::NotACount => Ok(this.add_to(&full, delta.bind(py))?.unbind()),
+        })
     }
 
     /// Removes all that is the cache's on the server: all prefixes and versions.
@@ -581,7 +633,8 @@ impl FarCache {
         let answer = PyDict::new(py);
         answer.set_item("key", key_text(py, &full)?)?;
         answer.set_item("store", &self.title)?;
-        let found = self.fetch(py, &[&full])?.pop().flatten();
+        let read = py.detach(|| self.read_all(&[&full]));
+        let found = self.quiet(py, read)?.and_then(|mut found| found.pop().flatten());
         answer.set_item("found", found.is_some())?;
         let Some((found, bytes)) = found else {
             let is_away = self.store.tier().is_some_and(|tier| tier.phase() != Phase::Closed);
@@ -744,6 +797,10 @@ impl FarCache {
             error.write_unraisable(py, None);
         }
     }
+}
+
+fn truth(py: Python<'_>, is_true: bool) -> PyResult<Py<PyAny>> {
+    Ok(is_true.into_pyobject(py)?.to_owned().into_any().unbind())
 }
 
 fn raised(error: &Error) -> PyErr {

@@ -3,14 +3,14 @@
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use tezkor::store::{Store, Write};
-use tezkor::{CODEC_COUNT, Error, Found, Incr, Key, Terms, Timeout, Value, When, Written};
+use tezkor::{CODEC_COUNT, Error, Found, Key, Terms, Timeout, Value, When, Written};
 
 use super::{Duration, FarCache, Object, dice, key_text, report};
 use crate::codec::Unreadable;
 use crate::types::small_int;
 
 /// What was found, and its bytes.
-type Fetched = Option<(Found, Vec<u8>)>;
+pub(super) type Fetched = Option<(Found, Vec<u8>)>;
 
 /// How often an addition that is not a plain count is tried again when others change the value meanwhile.
 const ADDITIONS_MAX: usize = 1_000;
@@ -32,22 +32,17 @@ impl Encoded {
 }
 
 impl FarCache {
-    pub(super) fn fetch(&self, py: Python<'_>, fulls: &[&[u8]]) -> PyResult<Vec<Fetched>> {
-        let keys: Vec<Key<'_>> = fulls.iter().map(|full| self.key(full)).collect();
+    /// What is at these keys, without Python's lock.
+    pub(super) fn read_all(&self, fulls: &[impl AsRef<[u8]>]) -> Result<Vec<Fetched>, Error> {
+        let keys: Vec<Key<'_>> = fulls.iter().map(|full| self.key(full.as_ref())).collect();
         let mut found: Vec<Fetched> = vec![None; keys.len()];
-        let read = py
-            .detach(|| self.store.read(&keys, &mut |place, entry, bytes| found[place] = Some((entry, bytes.to_vec()))));
-        self.quiet(py, read)?;
+        self.store.read(&keys, &mut |place, entry, bytes| found[place] = Some((entry, bytes.to_vec())))?;
         Ok(found)
     }
 
-    pub(super) fn read<'py>(&self, py: Python<'py>, fulls: &[&[u8]]) -> PyResult<Vec<Option<Object<'py>>>> {
-        let found = self.fetch(py, fulls)?;
-        let decoded = fulls.iter().zip(found).map(|(full, found)| match found {
-            Some((found, bytes)) => self.decode(py, full, &found, &bytes),
-            None => Ok(None),
-        });
-        decoded.collect()
+    /// The value that was found at a key, if it can be read.
+    pub(super) fn show<'py>(&self, py: Python<'py>, full: &[u8], found: Fetched) -> PyResult<Option<Object<'py>>> {
+        found.map_or(Ok(None), |(found, bytes)| self.decode(py, full, &found, &bytes))
     }
 
     pub(super) fn decode<'py>(
@@ -79,9 +74,9 @@ impl FarCache {
         Ok(Encoded::Bytes(encoded.codec, encoded.bytes))
     }
 
-    pub(super) fn write(
+    /// Stores values, without Python's lock.
+    pub(super) fn put(
         &self,
-        py: Python<'_>,
         values: &[(impl AsRef<[u8]>, Encoded)],
         terms: Terms<'_>,
         when: When<'_>,
@@ -94,7 +89,7 @@ impl FarCache {
                 terms: self.spread(terms),
             })
             .collect();
-        py.detach(|| self.store.write(&writes, when))
+        self.store.write(&writes, when)
     }
 
     /// Shortens a timeout by a random part of the jitter.
@@ -108,27 +103,17 @@ impl FarCache {
         }
     }
 
+    /// Adds to a value that the server cannot add to.
     pub(super) fn add_to<'py>(&self, full: &[u8], delta: &Object<'py>) -> PyResult<Object<'py>> {
         let py = delta.py();
-        if let Some(small) = crate::alias::plain_delta(delta) {
-            let counted = py.detach(|| self.store.count(&self.key(full), small));
-            match self.loud(py, counted)? {
-                Incr::Value(sum) => return Ok(sum.into_pyobject(py)?.into_any()),
-                Incr::Missing => return Err(self.missing(py, full)),
-                Incr::NotACount => {}
-            }
-        }
         for _ in 0..ADDITIONS_MAX {
-            let keys = [self.key(full)];
-            let mut seen: Fetched = None;
-            let read =
-                py.detach(|| self.store.read(&keys, &mut |_, found, bytes| seen = Some((found, bytes.to_vec()))));
-            self.loud(py, read)?;
-            let Some((found, bytes)) = seen else { return Err(self.missing(py, full)) };
+            let read = py.detach(|| self.read_all(&[full]));
+            let Some((found, bytes)) = self.loud(py, read)?.pop().flatten() else { return Err(self.missing(py, full)) };
             let Some(value) = self.decode(py, full, &found, &bytes)? else { return Err(self.missing(py, full)) };
             let sum = value.add(delta)?;
             let encoded = self.encode(full, &sum)?;
-            let written = self.write(py, &[(full, encoded)], Timeout::Keep.into(), When::Unchanged(&found.stamp));
+            let written =
+                py.detach(|| self.put(&[(full, encoded)], Timeout::Keep.into(), When::Unchanged(&found.stamp)));
             if !matches!(self.loud(py, written)?[0], Written::Held) {
                 return Ok(sum);
             }
@@ -138,7 +123,7 @@ impl FarCache {
     }
 
     /// Django's words.
-    fn missing(&self, py: Python<'_>, full: &[u8]) -> PyErr {
+    pub(super) fn missing(&self, py: Python<'_>, full: &[u8]) -> PyErr {
         match key_text(py, full) {
             Ok(text) => PyValueError::new_err(format!("Key '{text}' not found")),
             Err(error) => error,

@@ -1,6 +1,6 @@
 //! Tiers: what all workers of the machine know together of a far store: whether its breaker is open, and how much it has not been
 //! told. Words of a fixed table, changed by swaps: nobody waits, and a worker that dies leaves nothing to repair.
-//! What the words mean is decided in `tier.rs`; this file never does.
+//! What the words mean is decided in `tier/`; this file never does.
 
 use super::layout::tier;
 use super::region::Region;
