@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import claims, hit_ratio, mix, python_build, share, single, tags
+from benchmarks import claims, hit_ratio, mix, python_build, share, single, tags, tasks
 from benchmarks.contenders import CONTENDERS, Place, missing
 
 ROOT = Path(__file__).resolve().parent.parent
-SECTIONS = ("single", "mix", "tags", "share", "hits")
+SECTIONS = ("single", "mix", "tasks", "tags", "share", "hits")
 
 
 def options() -> argparse.Namespace:
@@ -25,10 +25,13 @@ def options() -> argparse.Namespace:
         "--only",
         default="",
         metavar="NAMES",
-        help="comma separated: sections (single, mix, tags, share, hits), operations (get, miss, set, add, incr, "
-        "get_many, set_many), contenders (tezkor and LocMemCache stay: the ratios need them)",
+        help="comma separated: sections (single, mix, tasks, tags, share, hits), operations (get, miss, set, add, "
+        "incr, get_many, set_many), contenders (tezkor and LocMemCache stay: the ratios need them)",
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds, payloads and accesses")
+    parser.add_argument(
+        "--tcp", action="store_true", help="reach the servers by TCP instead of sockets in the file system"
+    )
     parser.add_argument("--rounds", type=int, help="interleaved rounds of each section")
     parser.add_argument("--traces", type=Path, help="a directory of access traces for the section hits")
     return parser.parse_args()
@@ -67,7 +70,9 @@ def main() -> int:
     print(f"{python_build.described()}; {os.cpu_count()} CPUs; one process and its server share CPU {cpu}\n")
     try:
         with Servers() as servers:
-            place = Place(directory, str(os.getpid()), servers.redis(), servers.memcached())
+            place = Place(
+                directory, str(os.getpid()), servers.redis(chosen.tcp), servers.memcached(chosen.tcp)
+            )
             contenders = []
             for contender in CONTENDERS:
                 if only & names and contender.name not in only | set(claims.ALWAYS):
@@ -93,6 +98,11 @@ def main() -> int:
                 results["mix"] = [[*key, values] for key, values in mixed.items()]
                 print("\n" + "\n\n".join(mix.tables(mixed)) + "\n", flush=True)
                 results["claims"] = results.get("claims", []) + claims.mix(mixed)
+            if "tasks" in sections and place.redis is not None:
+                asked = tasks.measure(place, chosen.rounds or (3 if chosen.quick else 5))
+                results["tasks"] = asked
+                print("\n" + "\n\n".join(tasks.tables(asked)) + "\n", flush=True)
+                results["claims"] = results.get("claims", []) + tasks.claims(asked)
         for name, section in (("tags", tags), ("share", share), ("hits", hit_ratio)):
             if name in sections:
                 measured = section.measure(place, chosen.traces, chosen.quick)

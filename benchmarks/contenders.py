@@ -16,8 +16,13 @@ class Place(NamedTuple):
 
     directory: Path
     run: str
+    # Paths of sockets, or addresses.
     redis: str | None
     memcached: str | None
+
+    def redis_url(self, db: int) -> str:
+        path = str(self.redis)
+        return f"unix://{path}?db={db}" if path.startswith("/") else f"redis://{path}/{db}"
 
 
 class Contender(NamedTuple):
@@ -92,7 +97,7 @@ CONTENDERS = [
         "redis",
         lambda place: {
             "BACKEND": "tezkor.backends.RedisCache",
-            "LOCATION": f"unix://{place.redis}?db=2",
+            "LOCATION": place.redis_url(2),
             "OPTIONS": {"REGION": f"bench-{place.run}"},
         },
     ),
@@ -121,14 +126,16 @@ CONTENDERS = [
         "memcached",
         lambda place: {
             "BACKEND": "django.core.cache.backends.memcached.PyMemcacheCache",
-            "LOCATION": f"unix:{place.memcached}",
+            "LOCATION": f"unix:{place.memcached}"
+            if str(place.memcached).startswith("/")
+            else place.memcached,
         },
     ),
     Contender(
         "django-redis",
         ("django_redis", "hiredis"),
         "redis",
-        lambda place: {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": f"unix://{place.redis}?db=0"},
+        lambda place: {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": place.redis_url(0)},
     ),
     Contender(
         "RedisCache",
@@ -136,7 +143,7 @@ CONTENDERS = [
         "redis",
         lambda place: {
             "BACKEND": "django.core.cache.backends.redis.RedisCache",
-            "LOCATION": f"unix://{place.redis}?db=1",
+            "LOCATION": place.redis_url(1),
         },
     ),
     Contender(

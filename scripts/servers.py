@@ -130,16 +130,22 @@ class Servers:
                 process.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def redis(self) -> str | None:
-        """The path of the socket of a running Redis that saves nothing, or None."""
-        path = str(self.directory / "redis.sock")
-        options = ["--port", "0", "--unixsocket", path, "--save", "", "--appendonly", "no"]
-        return self._start("redis-server", path, ["redis-server", *options, "--dir", str(self.directory)])
+    def redis(self, tcp: bool = False) -> str | None:
+        """The path of the socket of a running Redis that saves nothing, or None; with `tcp` its loopback address."""
+        port = free_port() if tcp else 0
+        path = f"127.0.0.1:{port}" if tcp else str(self.directory / "redis.sock")
+        options = (
+            ["--port", str(port), "--bind", "127.0.0.1"] if tcp else ["--port", "0", "--unixsocket", path]
+        )
+        options += ["--save", "", "--appendonly", "no", "--dir", str(self.directory)]
+        return self._start("redis-server", path, ["redis-server", *options])
 
-    def memcached(self) -> str | None:
-        """The path of the socket of a running memcached of 1 GiB, or None."""
-        path = str(self.directory / "memcached.sock")
-        options = ["-s", path, "-a", "0700", "-m", "1024", "-I", "8m"]
+    def memcached(self, tcp: bool = False) -> str | None:
+        """The path of the socket of a running memcached of 1 GiB, or None; with `tcp` its loopback address."""
+        port = free_port() if tcp else 0
+        path = f"127.0.0.1:{port}" if tcp else str(self.directory / "memcached.sock")
+        options = ["-l", "127.0.0.1", "-p", str(port)] if tcp else ["-s", path, "-a", "0700"]
+        options += ["-m", "1024", "-I", "8m"]
         if os.geteuid() == 0:
             options += ["-u", "root"]
         return self._start("memcached", path, ["memcached", *options])
@@ -225,6 +231,14 @@ class Servers:
         return path
 
 
+def free_port() -> int:
+    """One of the loopback that nobody uses at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 def as_user(command: list[str], user: str | None) -> list[str]:
     """The command, run by another user. (`subprocess` can do that too, but then forks, for which a process with many
     caches in its memory is too large.)"""
@@ -244,9 +258,10 @@ def answering(package: str, path: str, process: subprocess.Popen[bytes]) -> str 
         if process.poll() is not None:
             return f"{process.args[0]} ended at once with code {process.returncode}"  # type: ignore[index]
         try:
-            with socket.socket(socket.AF_UNIX) as connection:
+            host, _, port = path.rpartition(":")
+            with socket.socket(socket.AF_INET if host else socket.AF_UNIX) as connection:
                 connection.settimeout(max(deadline - time.monotonic(), 0.01))
-                connection.connect(path)
+                connection.connect((host, int(port)) if host else path)
                 connection.sendall(question)
                 received = b""
                 while answer not in received:
