@@ -61,7 +61,8 @@ pub(super) fn begin<'py>(
         // A loop learns what is there and fresh; a load is begun where its caller may wait.
         return later::read(slf, post, full, move |py, this, full, read| {
             let found = this.quiet(py, read)?.flatten();
-            let is_fresh = !begin.refresh && found.as_ref().is_some_and(|(found, _)| !this.store.is_due(found, begin));
+            let is_fresh =
+                !begin.refresh && found.as_ref().is_some_and(|taken| !this.store.is_due(&taken.found, begin));
             let value = if is_fresh { this.show(py, full, found)? } else { None };
             Ok(value.map_or_else(|| py.NotImplemented(), Bound::unbind))
         });
@@ -69,9 +70,8 @@ pub(super) fn begin<'py>(
     if !begin.refresh {
         let read = py.detach(|| this.read_all(&[&full]));
         let found = this.quiet(py, read)?.and_then(|mut found| found.pop().flatten());
-        if let Some((found, bytes)) = found
-            && !this.store.is_due(&found, begin)
-            && let Some(value) = this.decode(py, &full, &found, &bytes)?
+        if found.as_ref().is_some_and(|taken| !this.store.is_due(&taken.found, begin))
+            && let Some(value) = this.show(py, &full, found)?
         {
             return Ok(value);
         }

@@ -636,13 +636,13 @@ impl FarCache {
         let read = py.detach(|| self.read_all(&[&full]));
         let found = self.quiet(py, read)?.and_then(|mut found| found.pop().flatten());
         answer.set_item("found", found.is_some())?;
-        let Some((found, bytes)) = found else {
+        let Some(taken) = found else {
             let is_away = self.store.tier().is_some_and(|tier| tier.phase() != Phase::Closed);
             answer
                 .set_item("reason", if is_away { "the server is away" } else { "the server has none that is fresh" })?;
             return Ok(answer);
         };
-        report::describe(&answer, found.codec, bytes.len())?;
+        report::describe(&answer, taken.found.codec, taken.value().len())?;
         let full_text = key_text(py, &full)?;
         answer.set_item("tags", self.tags_at(py, &full_text)?)?;
         let left = py.detach(|| self.store.time_left(&self.key(&full)));

@@ -2,6 +2,7 @@
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use tezkor::store::far::Taken;
 use tezkor::store::{Store, Write};
 use tezkor::{CODEC_COUNT, Error, Found, Key, Terms, Timeout, Value, When, Written};
 
@@ -10,7 +11,7 @@ use crate::codec::Unreadable;
 use crate::types::small_int;
 
 /// What was found, and its bytes.
-pub(super) type Fetched = Option<(Found, Vec<u8>)>;
+pub(super) type Fetched = Option<Taken>;
 
 /// How often an addition that is not a plain count is tried again when others change the value meanwhile.
 const ADDITIONS_MAX: usize = 1_000;
@@ -35,14 +36,12 @@ impl FarCache {
     /// What is at these keys, without Python's lock.
     pub(super) fn read_all(&self, fulls: &[impl AsRef<[u8]>]) -> Result<Vec<Fetched>, Error> {
         let keys: Vec<Key<'_>> = fulls.iter().map(|full| self.key(full.as_ref())).collect();
-        let mut found: Vec<Fetched> = vec![None; keys.len()];
-        self.store.read(&keys, &mut |place, entry, bytes| found[place] = Some((entry, bytes.to_vec())))?;
-        Ok(found)
+        self.store.take(&keys)
     }
 
     /// The value that was found at a key, if it can be read.
     pub(super) fn show<'py>(&self, py: Python<'py>, full: &[u8], found: Fetched) -> PyResult<Option<Object<'py>>> {
-        found.map_or(Ok(None), |(found, bytes)| self.decode(py, full, &found, &bytes))
+        found.map_or(Ok(None), |taken| self.decode(py, full, &taken.found, taken.value()))
     }
 
     pub(super) fn decode<'py>(
@@ -108,12 +107,14 @@ impl FarCache {
         let py = delta.py();
         for _ in 0..ADDITIONS_MAX {
             let read = py.detach(|| self.read_all(&[full]));
-            let Some((found, bytes)) = self.loud(py, read)?.pop().flatten() else { return Err(self.missing(py, full)) };
-            let Some(value) = self.decode(py, full, &found, &bytes)? else { return Err(self.missing(py, full)) };
+            let taken = self.loud(py, read)?.pop().flatten();
+            let stamp = taken.as_ref().map(|taken| taken.found.stamp);
+            let Some((stamp, value)) = stamp.zip(self.show(py, full, taken)?) else {
+                return Err(self.missing(py, full));
+            };
             let sum = value.add(delta)?;
             let encoded = self.encode(full, &sum)?;
-            let written =
-                py.detach(|| self.put(&[(full, encoded)], Timeout::Keep.into(), When::Unchanged(&found.stamp)));
+            let written = py.detach(|| self.put(&[(full, encoded)], Timeout::Keep.into(), When::Unchanged(&stamp)));
             if !matches!(self.loud(py, written)?[0], Written::Held) {
                 return Ok(sum);
             }

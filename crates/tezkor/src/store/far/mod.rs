@@ -91,6 +91,22 @@ impl Seen<'_> {
     }
 }
 
+/// An entry that was read, with the bytes as they came.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    /// What it is.
+    pub found: Found,
+    bytes: Vec<u8>,
+    value: std::ops::Range<usize>,
+}
+
+impl Taken {
+    /// The encoded value.
+    pub fn value(&self) -> &[u8] {
+        &self.bytes[self.value.clone()]
+    }
+}
+
 /// What a name holds; `None` for what is no entry of it.
 pub(crate) fn seen<'h>(name: &[u8], held: &'h Held) -> Option<Seen<'h>> {
     let plain = Record {
@@ -192,6 +208,35 @@ impl FarStore {
     /// The largest value: what the server takes, less a header and the most tags.
     pub fn largest_value_bytes(&self) -> usize {
         self.server.largest_value_bytes().saturating_sub(MOST_BEFORE_VALUE)
+    }
+
+    /// As [`Store::read`], without a copy of the values.
+    pub fn take(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Taken>>, Error> {
+        let wanted: Vec<Vec<u8>> = keys.iter().map(|key| names::of_key(key, Kind::Entry)).collect();
+        let wanted: Vec<&[u8]> = wanted.iter().map(Vec::as_slice).collect();
+        let held = self.server.get(&wanted)?;
+        let now_unix_ms = self.now_unix_ms();
+        let mut entries: Vec<(usize, Seen<'_>)> = Vec::with_capacity(held.len());
+        for (place, held) in held.iter().enumerate() {
+            let seen = held.as_ref().and_then(|held| seen(wanted[place], held));
+            entries.extend(
+                seen.filter(|seen| seen.record.has_value && !seen.has_expired(now_unix_ms)).map(|seen| (place, seen)),
+            );
+        }
+        let mut shown: Vec<Option<(Found, usize)>> = vec![None; held.len()];
+        if let Some(first) = entries.first().map(|(place, _)| wanted[*place]) {
+            let seen: Vec<&Seen<'_>> = entries.iter().map(|(_, seen)| seen).collect();
+            let fresh = self.are_tags_fresh(first, &seen)?;
+            for ((place, seen), _) in entries.iter().zip(fresh).filter(|(_, is_fresh)| *is_fresh) {
+                shown[*place] = Some((seen.found(), seen.record.value.len()));
+            }
+        }
+        let taken = |(held, shown): (Option<Held>, Option<(Found, usize)>)| {
+            let ((found, length), bytes) = shown.zip(held.map(|held| held.bytes))?;
+            // The value stands at the end of a record.
+            Some(Taken { found, value: bytes.len() - length..bytes.len(), bytes })
+        };
+        Ok(held.into_iter().zip(shown).map(taken).collect())
     }
 
     /// Writes entries; what came of each. See [`Store::write`].
@@ -602,23 +647,9 @@ impl Store for FarStore {
     }
 
     fn read(&self, keys: &[Key<'_>], each: &mut dyn FnMut(usize, Found, &[u8])) -> Result<(), Error> {
-        let wanted: Vec<Vec<u8>> = keys.iter().map(|key| names::of_key(key, Kind::Entry)).collect();
-        let wanted: Vec<&[u8]> = wanted.iter().map(Vec::as_slice).collect();
-        let held = self.server.get(&wanted)?;
-        let now_unix_ms = self.now_unix_ms();
-        let mut entries: Vec<(usize, Seen<'_>)> = Vec::with_capacity(held.len());
-        for (place, held) in held.iter().enumerate() {
-            let seen = held.as_ref().and_then(|held| seen(wanted[place], held));
-            entries.extend(
-                seen.filter(|seen| seen.record.has_value && !seen.has_expired(now_unix_ms)).map(|seen| (place, seen)),
-            );
-        }
-        let Some(first) = entries.first().map(|(place, _)| wanted[*place]) else { return Ok(()) };
-        let seen: Vec<&Seen<'_>> = entries.iter().map(|(_, seen)| seen).collect();
-        let fresh = self.are_tags_fresh(first, &seen)?;
-        for ((place, seen), is_fresh) in entries.iter().zip(fresh) {
-            if is_fresh {
-                each(*place, seen.found(), seen.record.value);
+        for (place, taken) in self.take(keys)?.iter().enumerate() {
+            if let Some(taken) = taken {
+                each(place, taken.found, taken.value());
             }
         }
         Ok(())

@@ -53,6 +53,8 @@ impl Reply {
 
 /// Holds a value of 20 KB and what comes with it: one call to the kernel for most exchanges.
 const BUFFER_BYTES: usize = 32 << 10;
+/// How far the buffer grows while more comes than it holds.
+const LARGEST_BUFFER_BYTES: usize = 256 << 10;
 /// The largest value of a server.
 pub(super) const LARGEST_VALUE_BYTES: usize = 512 << 20;
 /// Space for a value is made in steps of this, so that a length that is a lie costs no more.
@@ -135,6 +137,10 @@ impl Inbox {
     fn bytes(&mut self, line: &mut impl Read, length: i64) -> io::Result<Vec<u8>> {
         let length = usize::try_from(length).ok().filter(|length| *length <= LARGEST_VALUE_BYTES);
         let length = length.ok_or_else(garbage)?;
+        // A value that fits is taken out of the buffer, whose next filling brings those behind it too.
+        while length <= self.buffer.len() / 2 && self.end - self.at < length {
+            self.fill(line)?;
+        }
         let have = (self.end - self.at).min(length);
         let mut bytes = Vec::with_capacity(length.min(STEP_BYTES));
         bytes.extend_from_slice(&self.buffer[self.at..self.at + have]);
@@ -157,6 +163,9 @@ impl Inbox {
     /// Reads what has come, at least a byte.
     fn fill(&mut self, line: &mut impl Read) -> io::Result<()> {
         if self.at == self.end {
+            if self.end == self.buffer.len() && self.end < LARGEST_BUFFER_BYTES {
+                self.buffer = vec![0; self.end * 2];
+            }
             (self.at, self.end) = (0, 0);
         }
         if self.end == self.buffer.len() {
