@@ -12,6 +12,8 @@ use super::wire::{self, Code, Decoded, Tone, Verb};
 
 /// How much is read at once at least, and how far the buffer grows ahead of what has come.
 const ROOM: [usize; 2] = [16 << 10, 256 << 10];
+/// A batch that is longer is written in pieces.
+const LARGEST_PIECE: usize = 64 << 10;
 /// Buffers beyond this are not kept.
 const LARGEST_KEPT: usize = 1 << 20;
 /// A connection that rested for less is taken to be alive.
@@ -161,13 +163,17 @@ impl Connection {
     /// by its opaque that it does. Returns the opaque of the first.
     pub(super) fn ask<'a>(&mut self, asks: impl ExactSizeIterator<Item = &'a Ask<'a>>) -> Result<u32, Fault> {
         let (first, count) = (self.opaque, asks.len());
+        let mut deadline = Deadline::after(self.timeout);
         self.outbox.clear();
         for (place, ask) in asks.enumerate() {
             let tone = if is_quiet(&ask.verb) && place + 1 < count { Tone::Quiet } else { Tone::Aloud };
             ask.verb.write(&ask.name, self.opaque, tone, &mut self.outbox);
             self.opaque = self.opaque.wrapping_add(1);
+            if self.outbox.len() > LARGEST_PIECE && place + 1 < count {
+                self.send(&mut deadline)?;
+            }
         }
-        self.send(&mut Deadline::after(self.timeout))?;
+        self.send(&mut deadline)?;
         Ok(first)
     }
 
@@ -294,6 +300,7 @@ impl Connection {
                 return Err(self.slow());
             }
         }
+        self.outbox.clear();
         self.stream.flush().map_err(|error| self.failed(&error))
     }
 
