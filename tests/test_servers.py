@@ -17,6 +17,7 @@ import pytest
 from django.conf import settings as django_settings
 from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import request_finished, request_started
 from django.test import override_settings
 from test_loads import wait_until
 
@@ -535,3 +536,30 @@ cache.get_or_set("waited", slow, 60)
     assert cache.get_or_set("waited", lambda: "own", 60) == "of the other"
     other.communicate(timeout=10)
     assert other.returncode == 0
+
+
+def test_a_request_waits_in_vain_no_longer_than_its_budget(
+    redis: str, running: Any, own_regions: None
+) -> None:
+    """The breaker is not asked: each operation has one of its own."""
+    caches_ = [
+        RedisCache(f"unix://{redis}?db=3", {"OPTIONS": {**SHARED, "REGION": f"budget{number}"}})
+        for number in range(8)
+    ]
+    for cache in caches_:
+        assert cache.get("k") is None
+    for process in running.processes:
+        os.kill(process.pid, signal.SIGSTOP)
+    try:
+        waits = []
+        for _ in range(2):
+            request_started.send(sender=None)
+            for cache in caches_:
+                start = time.monotonic()
+                assert cache.get("k") is None
+                waits.append(time.monotonic() - start > 0.05)
+            request_finished.send(sender=None)
+    finally:
+        for process in running.processes:
+            os.kill(process.pid, signal.SIGCONT)
+    assert waits == [True, True, *[False] * 6, True, True, *[False] * 6]

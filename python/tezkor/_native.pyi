@@ -223,6 +223,7 @@ class FarCache:
         encrypt: bool = False,
         jitter: float = 0.0,
         strict: bool = False,
+        request_budget: float | None = None,
     ) -> FarCache: ...
     def get(self, key: Any, default: Any = None, version: Any = None, /) -> Any:
         """The value of a key, or the default."""
@@ -538,6 +539,12 @@ def forked() -> int:
 
 def open_transactions(delta: int, /) -> int:
     """Adds to the number of transactions that have changed something; the sum."""
+
+def begin_request() -> None:
+    """The running thread begins a request, which may lose so much time to servers that do not answer, and no more."""
+
+def end_request() -> None:
+    """It has ended."""
 
 def set_transaction_hook(hook: Callable[[Cache, str], Any] | None, /) -> None:
     """Sets what is asked about a key while such transactions are open; None for nothing."""

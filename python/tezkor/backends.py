@@ -20,6 +20,7 @@ from django.conf import settings as django_settings
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache, default_key_func
 from django.core.cache.backends.dummy import DummyCache as DjangoDummyCache
 from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import request_finished, request_started
 
 from tezkor import _native, blocks, checks, isolation, names, options, servers, transactions, versions
 from tezkor.changes import story
@@ -523,6 +524,8 @@ def _open_far(settings: servers.Settings, arguments: Mapping[str, Any]) -> Any:
     """A cache on a server; the machine keeps what it knows of it in the project's own region."""
     server = _servers.get(settings.key)
     if server is None:
+        request_started.connect(_begin_request, dispatch_uid="tezkor")
+        request_finished.connect(_end_request, dispatch_uid="tezkor")
         server = _servers[settings.key] = settings.open()
     rest = {name: value for name, value in arguments.items() if name != "region"}
     machine = _native.Cache("servers", region=arguments.get("region"))
@@ -535,6 +538,14 @@ def _open_far(settings: servers.Settings, arguments: Mapping[str, Any]) -> Any:
         default_timeout=DEFAULT_TIMEOUT,
         **{**rest, **settings.cache},
     )
+
+
+def _begin_request(**kwargs: Any) -> None:
+    _native.begin_request()
+
+
+def _end_request(**kwargs: Any) -> None:
+    _native.end_request()
 
 
 def _place(url: str, arguments: Mapping[str, Any]) -> tuple[str, str | None]:

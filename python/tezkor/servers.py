@@ -366,6 +366,7 @@ COMMON: dict[str, Reader] = {
     "USERNAME": _username,
     "PASSWORD": _password,
     "STRICT": _cache("strict", _yes_or_no),
+    "REQUEST_BUDGET": _cache("request_budget", _seconds),
     "ENCRYPT": _cache("encrypt", _yes_or_no),
 }
 
@@ -465,6 +466,7 @@ OF_MEMCACHED: dict[str, Reader] = {
 # Of Django's DatabaseCache.
 OF_DATABASE: dict[str, Reader] = {
     "STRICT": COMMON["STRICT"],
+    "REQUEST_BUDGET": COMMON["REQUEST_BUDGET"],
     "ENCRYPT": COMMON["ENCRYPT"],
     "MAX_ENTRIES": _argument("max_entries", _count),
     "CULL_FREQUENCY": _explained("CULL_FREQUENCY", "rows beyond MAX_ENTRIES go in small batches"),

@@ -29,6 +29,20 @@ mod values;
 
 use pyo3::prelude::*;
 
+/// The running thread begins a request, which may lose so much time to servers that do not answer, and no more.
+#[pyfunction]
+#[pyo3(signature = (/))]
+fn begin_request() {
+    tezkor::tier::begin_request();
+}
+
+/// It has ended.
+#[pyfunction]
+#[pyo3(signature = (/))]
+fn end_request() {
+    tezkor::tier::end_request();
+}
+
 #[pyfunction]
 fn leave(py: Python<'_>) {
     py.detach(tezkor::Cache::detach_all);
@@ -52,9 +66,13 @@ mod _native {
     #[pymodule_export]
     use crate::bare_server::BareServer;
     #[pymodule_export]
+    use crate::begin_request;
+    #[pymodule_export]
     use crate::cache::Cache;
     #[pymodule_export]
     use crate::database::create_table_statements;
+    #[pymodule_export]
+    use crate::end_request;
     #[pymodule_export]
     use crate::far::{FarCache, Later};
     #[pymodule_export]

@@ -64,10 +64,10 @@ impl FarCache {
     #[pyo3(signature = (
         server, machine, /, *, name, prefix = String::new(), version = None, timeout = Given::No, default_timeout = None,
         key_function = None, validate_key = None, pickle = true, compress_min_bytes = 0, keys = vec![], encrypt = false,
-        jitter = 0.0, strict = false,
+        jitter = 0.0, strict = false, request_budget = None,
     ), text_signature = "(server, machine, /, *, name, prefix='', version=1, timeout=300, default_timeout=None, \
         key_function=None, validate_key=None, pickle=True, compress_min_bytes=0, keys=[], encrypt=False, \
-        jitter=0.0, strict=False)")]
+        jitter=0.0, strict=False, request_budget=None)")]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -86,13 +86,18 @@ impl FarCache {
         encrypt: bool,
         jitter: f64,
         strict: bool,
+        request_budget: Option<f64>,
     ) -> PyResult<Self> {
         if !(0.0..1.0).contains(&jitter) {
             let text = format!("jitter is {jitter}: write a share of the timeout, from 0 to less than 1");
             return Err(PyValueError::new_err(text));
         }
         let machine = machine.alias.engine.clone();
-        let tier = Arc::new(Tier::new(server.server(), machine.clone(), &name));
+        let tier = Tier::new(server.server(), machine.clone(), &name);
+        let tier = Arc::new(match request_budget {
+            Some(budget) => tier.with_budget(terms::seconds(budget)),
+            None => tier,
+        });
         let store = FarStore::behind(tier);
         let version = version.unwrap_or(1_i64.into_pyobject(py)?.into_any());
         let timeout = match timeout {

@@ -18,13 +18,16 @@
 //! server that is back is used again within that time.
 
 mod breaker;
+mod budget;
 mod debts;
 mod intents;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 pub use self::breaker::Phase;
 use self::breaker::{Breaker, MOST_FAILURES, TRIAL_MS};
+pub use self::budget::{begin_request, end_request};
 pub(crate) use self::debts::Debt;
 pub use self::intents::Intended;
 use crate::cache::Cache;
@@ -35,6 +38,9 @@ use crate::key::{Space, name_hash};
 use crate::store::far::names;
 use crate::store::far::server::{Held, Item, Left, Lifetime, Mark, Put, Server};
 use crate::store::segment::tiers::Field;
+
+/// What a request may wait in vain.
+const BUDGET: Duration = Duration::from_millis(250);
 
 /// Whether an operation may be tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +57,7 @@ pub struct Tier {
     /// The region in which the machine keeps what it knows of the server.
     machine: Cache,
     name: u64,
+    budget: Duration,
     debts: Space,
     intents: Space,
 }
@@ -60,7 +67,12 @@ impl Tier {
     pub fn new(server: Arc<dyn Server>, machine: Cache, name: &str) -> Tier {
         let space = |what: &str| machine.store().space(format!("{what} of {name}").as_bytes(), b"");
         let (debts, intents) = (space("debts"), space("intents"));
-        Tier { server, machine, name: name_hash(b't', name.as_bytes()) as u64, debts, intents }
+        Tier { server, machine, name: name_hash(b't', name.as_bytes()) as u64, budget: BUDGET, debts, intents }
+    }
+
+    /// With another budget for what a request may wait in vain, over all its operations.
+    pub fn with_budget(self, budget: Duration) -> Tier {
+        Tier { budget, ..self }
     }
 
     /// What the breaker is at.
@@ -150,17 +162,30 @@ impl Tier {
         reads_entries: impl Fn() -> bool,
         call: impl FnOnce(&dyn Server) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        if budget::is_spent(self.budget) {
+            let (title, ms) = (self.server.title(), self.budget.as_millis());
+            return Err(Error::outage(format!(
+                "{title} is left alone for the rest of a request that lost {ms} ms to it"
+            )));
+        }
+        let start = Instant::now();
         let trial = match self.may_ask(reads_entries) {
             May::No => {
                 let title = self.server.title();
                 return Err(Error::outage(format!("{title} is left alone for a moment: it did not answer")));
             }
             May::Yes => None,
-            May::Try(trial) => Some(self.catch_up(trial).inspect_err(|error| self.note_failure(error))?),
+            May::Try(trial) => Some(self.catch_up(trial).inspect_err(|error| {
+                budget::lose(start.elapsed());
+                self.note_failure(error);
+            })?),
         };
         let result = call(&*self.server);
         match (&result, trial) {
-            (Err(error), _) if error.is_outage() || error.is_setting() => self.note_failure(error),
+            (Err(error), _) if error.is_outage() || error.is_setting() => {
+                budget::lose(start.elapsed());
+                self.note_failure(error);
+            }
             (_, Some(trial)) => self.close(trial),
             _ => self.note_success(),
         }
@@ -250,8 +275,6 @@ impl Server for Tier {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::config::Config;
     use crate::entry::{Terms, Timeout, Value, When};
