@@ -39,6 +39,7 @@ PARTS = [
     Part("rust", ["scripts/test-rust"], 1500),
     Part("fuzz", ["scripts/fuzz", "120" if SOAK else "5"], 600),
     Part("python", [sys.executable, "-m", "pytest", "-q", "tests"], 1200),
+    Part("servers", [sys.executable, "tests/on_servers.py"], 900),
     Part("django", [sys.executable, "tests/django_suite/run.py"], 900),
 ]
 

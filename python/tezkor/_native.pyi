@@ -456,6 +456,10 @@ class Load:
         """Whether its verbs never wait for a network."""
 
     @property
+    def age(self) -> float:
+        """How many seconds ago a server was asked first; 0 where none is."""
+
+    @property
     def full_key(self) -> str:
         """The full key."""
 

@@ -41,6 +41,8 @@ class Bracket:
     value: Any = None
     _load: Load | None = field(default=None, repr=False)
     _owned: Owned | None = field(default=None, repr=False)
+    # Of a block on a server that began with a value: it knows what was there, of which the server keeps no track.
+    _late: Load | None = field(default=None, repr=False)
     _birth: int = field(default=0, repr=False)
     _full_key: str = field(default="", repr=False)
     _tokens: list[tuple[ContextVar[Any], Any]] = field(default_factory=list, repr=False)
@@ -63,6 +65,8 @@ class Bracket:
             found = yield from asked.begin(self.key)
             if type(found) is not Load:
                 self.value = found
+                if not self.cache._near:
+                    self._late = yield from asked.alone(self.key)
                 return None
             if not found.is_busy:
                 return found
@@ -101,14 +105,14 @@ class Bracket:
     def set(self, value: Any, timeout: Any = DEFAULT_TIMEOUT, tags: Any = None, stale: Any = None) -> bool:
         """Stores the value; False when an invalidation or a set has overtaken the block, or it was set before.
 
-        Where the block began with a value, invalidations alone overtake it.
+        Where the block began with a value, invalidations alone overtake it; on a server, sets do too.
         """
         check_terms(self.cache.lasting(timeout), {"tags": tags, "stale": stale})
         if not self.is_open:
             return False
         load = self._load
         if load is None:
-            load = self.cache._load(self.key, self.version, self._birth, 0.0, True, True)
+            load = self._late or self.cache._load(self.key, self.version, self._birth, 0.0, True, True)
         if self._owned is not None:
             self._owned.flight.values = {}
         if loads.is_hidden(self.cache, load, tags):
@@ -119,6 +123,8 @@ class Bracket:
         finally:
             if self._load is None:
                 load.end()
+                if self._late is not None:  # for the next one
+                    self._late = self.cache._load(self.key, self.version, self._birth, 0.0, True, True)
 
     @property
     def is_open(self) -> bool:
@@ -132,6 +138,8 @@ class Bracket:
             loads.fail(self._load, error)
         if self._owned is not None:
             self._owned.flight.give_up()
+        if self._late is not None:
+            self._late.end()
         open_blocks.discard(id(self))
         while self._tokens:
             flights.reset(*self._tokens.pop())

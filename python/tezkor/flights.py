@@ -53,7 +53,9 @@ class Flight:
     def __init__(self, owned: Owned) -> None:
         self.places = tuple(owned)
         self.birth = min(load.birth for load in owned.values())
+        self.is_far = any(not load.is_near for load in owned.values())
         self.done = threading.Event()
+        self.ended_at = math.inf
         self.is_finished = False  # to the last line
         self.error: BaseException | None = None
         self.trace: Any = None
@@ -81,10 +83,13 @@ class Flight:
 
     def finish(self) -> None:
         with _lock:
+            self.ended_at = time.monotonic()
             self.done.set()
             for where in self.places:
                 if open_flights.get(where) is self:
                     del open_flights[where]
+                    if self.is_far:
+                        _keep(where, self)
             wakes, self._wakes = self._wakes, []
         for wake in wakes:
             wake()
@@ -147,8 +152,30 @@ class Flight:
 _lock = threading.RLock()
 # By where their keys are.
 open_flights: dict[Where, Flight] = {}
+# Those of caches on servers that ended a short while ago: who asked the server before that may look for them after it.
+_ended: dict[Where, Flight] = {}
+MOST_ENDED, ENDED_SECONDS = 64, 2.0
 # The flights that the running thread or task runs, outermost first; tasks inherit those of whoever made them.
 holding: ContextVar[tuple[Flight, ...]] = ContextVar("tezkor_loads", default=())
+
+
+def flight_of(where: Where, load: Load) -> Flight | None:
+    """The flight that somebody who has begun to ask for a key as long ago as this load may wait for."""
+    flight = open_flights.get(where)
+    if flight is None and not load.is_near and (ended := _ended.get(where)) is not None:
+        with _lock:
+            is_met = time.monotonic() - ended.ended_at <= load.age
+        return ended if is_met else None
+    return flight
+
+
+def _keep(where: Where, flight: Flight) -> None:
+    _ended.pop(where, None)
+    _ended[where] = flight
+    for oldest in list(_ended):
+        if len(_ended) <= MOST_ENDED and flight.ended_at - _ended[oldest].ended_at < ENDED_SECONDS:
+            break
+        del _ended[oldest]
 
 
 def reset(variable: ContextVar[Any], token: Token[Any]) -> None:
@@ -165,6 +192,7 @@ def _after_fork() -> None:
     global _lock
     _lock = threading.RLock()
     open_flights.clear()
+    _ended.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -241,7 +241,7 @@ def _fetch(asked: Asked, looked: dict[Any, Any]) -> Generator[Any, Any, dict[Any
                     found[key] = load.value
                 else:
                     since.setdefault(key, load.birth)
-                    busy[key] = load, flights.open_flights.get(where_of(asked.cache, load))
+                    busy[key] = load, flights.flight_of(where_of(asked.cache, load), load)
             looked = {}
             # What this caller owns comes first, so that it holds nothing while it waits for others.
             if own:
@@ -303,6 +303,9 @@ def wait(
             return False, flight
         if flight is not None:
             flight.look()
+            # Its source rests now, and what it said is for those who had come.
+            if not load.is_near and flight.done.is_set() and isinstance(flight.error, Exception):
+                return True, flight
         # A flight is announced a little after its load begins: whoever came between looks for it soon.
         seconds = SLICE_SECONDS if holding or flight is None else LOOK_SECONDS
         if deadline is not None:
@@ -318,7 +321,7 @@ def wait(
             return True, flight
         if flight is not None and flight.turns and (yield from asked.get(key)) is not Unset:
             return True, flight
-        flight = flight or flights.open_flights.get(where)
+        flight = flight or flights.flight_of(where, load)
 
 
 def _late(asked: Asked) -> LoadTimeout:

@@ -26,6 +26,8 @@ pub struct Load {
     is_busy: bool,
     is_early: bool,
     birth: u64,
+    /// When the server was asked first.
+    asked: Option<Instant>,
     value: Option<Py<PyAny>>,
 }
 
@@ -51,12 +53,19 @@ impl Load {
             is_early: load.as_ref().is_some_and(|load| matches!(load.instead, Some(Instead::Early(_)))),
             birth: load.as_ref().map_or(0, tezkor::Load::birth),
             part: Part::Near { cache, engine, load: Mutex::new(load) },
+            asked: None,
             value,
         }
     }
 
     /// A load of a cache on a server.
-    pub fn far(cache: Py<FarCache>, full: &[u8], load: Option<FarLoad>, value: Option<Py<PyAny>>) -> Self {
+    pub fn far(
+        cache: Py<FarCache>,
+        full: &[u8],
+        load: Option<FarLoad>,
+        asked: Instant,
+        value: Option<Py<PyAny>>,
+    ) -> Self {
         Self {
             full: full.to_vec(),
             is_owner: load.as_ref().is_some_and(FarLoad::is_owner),
@@ -64,6 +73,7 @@ impl Load {
             is_early: load.as_ref().is_some_and(FarLoad::is_early),
             birth: load.as_ref().map_or(0, FarLoad::birth),
             part: Part::Far { cache, load: Mutex::new(load) },
+            asked: Some(asked),
             value,
         }
     }
@@ -176,6 +186,12 @@ impl Load {
     #[getter]
     fn is_near(&self) -> bool {
         matches!(self.part, Part::Near { .. })
+    }
+
+    /// How many seconds ago a server was asked first; 0 where none is.
+    #[getter]
+    fn age(&self) -> f64 {
+        self.asked.map_or(0.0, |asked| asked.elapsed().as_secs_f64())
     }
 
     /// Stores what the loader returned and ends the load. False: it was overtaken by an invalidation or a

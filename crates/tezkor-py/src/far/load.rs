@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 use tezkor::store::far::loads::{Instead, Load as EngineLoad, Looked};
 use tezkor::{Begin, Looked as LocallyLooked, Terms, Written};
 
-use super::{Answer, FarCache, Object, ask, later};
+use super::{Answer, FarCache, Instant, Object, ask, later};
 use crate::load::{End, Load};
 
 /// A load of a key on a server, and the machine's own part in it.
@@ -46,10 +46,11 @@ pub(super) fn begin<'py>(
     begin: Begin,
 ) -> PyResult<Object<'py>> {
     let post = later::offered();
+    let asked = Instant::now();
     let (py, this) = (slf.py(), slf.get());
     let full = this.full_key(&key, version.as_ref())?;
     let begun = |load, value: Option<Object<'py>>| {
-        let load = Load::far(slf.clone().unbind(), &full, load, value.map(Bound::unbind));
+        let load = Load::far(slf.clone().unbind(), &full, load, asked, value.map(Bound::unbind));
         Ok(Bound::new(py, load)?.into_any())
     };
     match ask(slf.as_any(), &full)? {

@@ -374,7 +374,9 @@ impl FarCache {
     #[pyo3(signature = (/))]
     fn reset(&self, py: Python<'_>) -> PyResult<()> {
         self.machine.store().forget_claims();
-        self.clear(py)
+        let cleared = py.detach(|| self.store.reset(self.space));
+        self.quiet(py, cleared)?;
+        Ok(())
     }
 
     /// The keys of this prefix and version that fit the pattern, as they were given.
@@ -706,6 +708,14 @@ impl FarCache {
             };
             answer.set_item("breaker", breaker)?;
             answer.set_item("debts", tier.debts())?;
+        }
+        // Of all caches on servers that this machine has.
+        let machine = self.machine.stats();
+        answer.set_item("loads_claimed", machine.loads_claimed)?;
+        for (name, value) in machine.counters {
+            if name.starts_with("loads_") {
+                answer.set_item(name, value)?;
+            }
         }
         Ok(answer)
     }

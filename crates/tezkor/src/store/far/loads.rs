@@ -174,6 +174,8 @@ impl FarStore {
         }
         self.watched.forget(name);
         let part = match instead {
+            // Whoever loads it goes on: the first to store wins.
+            Some(_) if is_anothers && begin.alone => Some(Part::Owner { mark: held.mark, sign: Sign::Nothing }),
             Some(_) => self.mark_loading(name, &seen.record, &held.mark)?,
             None => self.put_placeholder(name, Some(&held.mark))?,
         };

@@ -46,6 +46,8 @@ const TAG_RENEWAL: u64 = 64;
 const MOST_TRIES: usize = 100;
 /// What stands before a value at most, rounded up.
 const MOST_BEFORE_VALUE: usize = 20 << 10;
+/// A number whose load took less is one to the server too.
+const DEAR_US: u32 = 1_000;
 /// Names that are removed in one batch.
 const REMOVAL: usize = 500;
 
@@ -548,6 +550,14 @@ impl FarStore {
         Ok(Incr::Missing)
     }
 
+    /// Removes all of a location, its tags, locks and rate limits included: for tests.
+    pub fn reset(&self, space: Space) -> Result<(), Error> {
+        match self.remove_those(&names::of_location(space), &|_| true) {
+            Err(error) if error.is_unsupported() => self.server.empty(),
+            removed => removed.map(drop),
+        }
+    }
+
     /// Removes the names that begin so and fit, placeholders of loads included: what they bring is not stored then.
     fn remove_those(&self, beginning: &[u8], fits: &dyn Fn(&[u8]) -> bool) -> Result<u64, Error> {
         let mut found = Vec::new();
@@ -601,7 +611,8 @@ pub(crate) fn pack(name: &[u8], value: Value<'_>, terms: &Terms<'_>, origin: Ori
         }
         Value::Bytes { codec, bytes } => (codec, bytes),
     };
-    if codec == CODEC_COUNT && terms.tags.is_empty() && terms.stale.is_zero() {
+    // What was dear to load keeps its cost, for an early refresh.
+    if codec == CODEC_COUNT && terms.tags.is_empty() && terms.stale.is_zero() && cost_us < DEAR_US {
         return value.to_vec();
     }
     let packed = Tags::pack(terms.tags);

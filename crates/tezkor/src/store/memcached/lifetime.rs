@@ -51,7 +51,10 @@ impl Seconds {
     pub(super) fn left(self) -> Left {
         match self.0 {
             EVER => Left::Never,
-            seconds => Left::Time(Duration::from_secs(seconds as u64)),
+            // Less the second that was added.
+            seconds => {
+                Left::Time(Duration::from_secs((seconds as u64).saturating_sub(1)).max(Duration::from_millis(1)))
+            }
         }
     }
 }
