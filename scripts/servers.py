@@ -1,6 +1,7 @@
-"""Finds, installs and runs real servers for benchmarks and tests on unix sockets: Redis, Valkey, memcached, databases.
+"""Finds, installs and runs real servers for benchmarks and tests: Redis, Valkey, memcached, databases.
 
-It never touches a server that it did not start, and opens no network port.
+They are on unix sockets, or where that is asked for on free ports of the loopback. It never touches a server that it
+did not start.
 
     scripts/servers.py install redis-server memcached libmemcached-dev    # prints one line for each that is missing
 """
@@ -132,13 +133,57 @@ class Servers:
 
     def redis(self, tcp: bool = False) -> str | None:
         """The path of the socket of a running Redis that saves nothing, or None; with `tcp` its loopback address."""
-        port = free_port() if tcp else 0
-        path = f"127.0.0.1:{port}" if tcp else str(self.directory / "redis.sock")
-        options = (
-            ["--port", str(port), "--bind", "127.0.0.1"] if tcp else ["--port", "0", "--unixsocket", path]
+        if not tcp:
+            path = str(self.directory / "redis.sock")
+            return self._redis(path, ["--port", "0", "--unixsocket", path])
+        port = free_port()
+        return self._redis(f"127.0.0.1:{port}", ["--port", str(port)])
+
+    def redis_replica(self, primary: str) -> str | None:
+        """The address of a replica of a Redis that was started with `tcp`, or None."""
+        host, _, port = primary.rpartition(":")
+        own = free_port()
+        return self._redis(f"127.0.0.1:{own}", ["--port", str(own), "--replicaof", f"{host} {port}"])
+
+    def sentinel(self, primary: str) -> str | None:
+        """The address of a Sentinel that watches a Redis under the name of service, or None."""
+        host, _, port = primary.rpartition(":")
+        own = free_port()
+        settings = self.directory / f"sentinel-{own}.conf"
+        settings.write_text(
+            f"port {own}\nbind 127.0.0.1\nsentinel monitor service {host} {port} 1\n"
+            "sentinel down-after-milliseconds service 500\nsentinel failover-timeout service 3000\n"
         )
-        options += ["--save", "", "--appendonly", "no", "--dir", str(self.directory)]
-        return self._start("redis-server", path, ["redis-server", *options])
+        return self._start("redis-server", f"127.0.0.1:{own}", ["redis-server", str(settings), "--sentinel"])
+
+    def redis_cluster(self) -> list[str] | None:
+        """The addresses of three nodes of a cluster, or None."""
+        nodes = []
+        for number in range(3):
+            port, bus = free_port(), free_port()
+            options = ["--port", str(port), "--cluster-enabled", "yes", "--cluster-port", str(bus)]
+            options += ["--cluster-config-file", f"nodes-{number}.conf", "--cluster-node-timeout", "1000"]
+            address = self._redis(f"127.0.0.1:{port}", options)
+            if address is None:
+                return None
+            nodes.append((port, bus))
+        for number, (port, _) in enumerate(nodes):
+            first, last = 16384 * number // 3, 16384 * (number + 1) // 3 - 1
+            asked(port, "CLUSTER", "ADDSLOTSRANGE", str(first), str(last))
+            asked(port, "CLUSTER", "SET-CONFIG-EPOCH", str(number + 1))
+            if number > 0:
+                asked(port, "CLUSTER", "MEET", "127.0.0.1", str(nodes[0][0]), str(nodes[0][1]))
+        deadline = time.monotonic() + START_SECONDS
+        while not all("cluster_state:ok" in asked(port, "CLUSTER", "INFO") for port, _ in nodes):
+            if time.monotonic() > deadline:
+                self.missing["redis-server"] = "its nodes did not become a cluster"
+                return None
+            time.sleep(0.05)
+        return [f"127.0.0.1:{port}" for port, _ in nodes]
+
+    def _redis(self, path: str, options: list[str]) -> str | None:
+        settings = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(self.directory)]
+        return self._start("redis-server", path, ["redis-server", *options, *settings])
 
     def memcached(self, tcp: bool = False) -> str | None:
         """The path of the socket of a running memcached of 1 GiB, or None; with `tcp` its loopback address."""
@@ -229,6 +274,12 @@ class Servers:
             self.missing[package] = reason
             return None
         return path
+
+
+def asked(port: int, *words: str) -> str:
+    """What a Redis on the loopback answers to a command."""
+    command = [str(shutil.which("redis-cli")), "-p", str(port), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def free_port() -> int:
