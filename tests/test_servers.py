@@ -388,6 +388,45 @@ def test_what_another_library_left_is_read_until_it_is_replaced(redis, library):
         assert "tezkor.W006" in messages
 
 
+@pytest.mark.parametrize("name", ["PyMemcacheCache", "PyLibMCCache"])
+def test_what_djangos_memcached_backends_left_is_read_until_it_is_replaced(memcached, name):
+    pytest.importorskip({"PyMemcacheCache": "pymemcache", "PyLibMCCache": "pylibmc"}[name])
+    entry = {
+        "BACKEND": f"django.core.cache.backends.memcached.{name}",
+        "LOCATION": memcached,
+        "KEY_PREFIX": "shop",
+    }
+    if name == "PyMemcacheCache":
+        entry["LOCATION"] = f"unix:{memcached}"
+    ours = {**entry, "BACKEND": f"tezkor.backends.{name}", "OPTIONS": {**SHARED, "MIGRATE_FROM": "django"}}
+    with override_settings(CACHES={"default": ours, "old": entry}):
+        old, new = caches["old"], caches["default"]
+        new.clear()
+        values = {
+            "text": "x" * 3000,
+            "number": 7,
+            "list": [1, None],
+            "none": None,
+            "bytes": b"7",
+            "true": True,
+        }
+        assert old.set_many(values) == []
+        assert new.get_many([*values, "missing"]) == values
+        assert new.get("text") == "x" * 3000
+        assert not new.add("number", 8)
+        assert new.incr("number") == 8
+        assert old.get("number") is None
+        new.set("text", "ours")
+        assert old.get("text") is None
+        assert new.delete("list")
+        assert old.get("list") is None
+        assert new.get("list", "gone") == "gone"
+        assert "tezkor.W006" in [message.id for message in check_settings()]
+    other = {**ours, "OPTIONS": {"MIGRATE_FROM": "django-redis"}}
+    with override_settings(CACHES={"default": other}):
+        assert "tezkor.E002" in [message.id for message in check_settings()]
+
+
 def test_a_client_of_redis_py_for_what_a_cache_does_not_do(redis):
     entry = {
         "BACKEND": "tezkor.backends.RedisCache",

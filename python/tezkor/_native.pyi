@@ -360,8 +360,8 @@ class FarCache:
     def explain(self, key: Any, version: Any = None, /) -> dict[str, Any]:
         """What there is to say of one key."""
 
-    def raw(self, names: Sequence[str], /) -> list[bytes | None]:
-        """What is on the server under these very names, which another library gave."""
+    def raw(self, names: Sequence[str], /) -> list[tuple[bytes, int] | None]:
+        """What is on the server under these very names, which another library gave, with memcached's flags."""
 
     def remove_raw(self, names: Sequence[str], /) -> int:
         """Removes what is under these very names; how many there were."""

@@ -30,7 +30,7 @@ class Migration:
         names = {key: self.native.make_full_key(key, version) for key in keys}
         found = {}
         for (key, name), raw in zip(names.items(), self.native.raw(list(names.values())), strict=True):
-            value = MISS if raw is None else self.foreign.read(name, raw)
+            value = MISS if raw is None else self.foreign.read(name, *raw)
             if value is not MISS:
                 found[key] = value
         return found

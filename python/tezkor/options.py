@@ -143,13 +143,20 @@ def _server(result: Plan, kind: str, location: Any, params: Mapping[str, Any]) -
         if name in options:
             settings.explained[name] = "the server has a size of its own"
     result.arguments.pop("decoded_bytes", None)
-    if result.migrate_from is not None and kind == "redis":
+    if result.migrate_from is not None and (
+        kind == "redis" or (settings.kind, result.migrate_from) == ("memcached", "django")
+    ):
         try:
-            result.older = foreign.on_redis(result.migrate_from, options)
+            on_memcached = settings.kind == "memcached"
+            result.older = (
+                foreign.on_memcached(options)
+                if on_memcached
+                else foreign.on_redis(result.migrate_from, options)
+            )
         except ValueError as error:
             result.wrong("tezkor.E002", "['OPTIONS']['MIGRATE_FROM']", "cannot be followed", str(error))
     elif result.migrate_from is not None:
-        hint = "It works with Redis: elsewhere the cache starts cold."
+        hint = "It works with Redis, and 'django' with memcached too."
         result.wrong("tezkor.E002", "['OPTIONS']['MIGRATE_FROM']", f"is not there for {kind}", hint)
     result.server = settings
     result.url = result.region = settings.name

@@ -38,6 +38,9 @@ use crate::transactions::{Answer, ask};
 
 type Object<'py> = Bound<'py, PyAny>;
 
+/// What another library wrote, and memcached's flags of it.
+type Foreign<'py> = (Bound<'py, PyBytes>, u32);
+
 /// Between two looks at a lock that somebody has.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -658,18 +661,14 @@ impl FarCache {
         Ok(answer)
     }
 
-    /// What is on the server under these very names, which another library gave.
+    /// What is on the server under these very names, which another library gave, with memcached's flags.
     #[pyo3(signature = (names, /))]
-    fn raw<'py>(
-        &self,
-        py: Python<'py>,
-        names: Vec<Bound<'py, PyString>>,
-    ) -> PyResult<Vec<Option<Bound<'py, PyBytes>>>> {
+    fn raw<'py>(&self, py: Python<'py>, names: Vec<Bound<'py, PyString>>) -> PyResult<Vec<Option<Foreign<'py>>>> {
         let names = names.iter().map(terms::text_bytes).collect::<PyResult<Vec<_>>>()?;
         let wanted: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
-        let found = py.detach(|| self.store.server().get(&wanted));
+        let found = py.detach(|| self.store.server().foreign(&wanted));
         let found = self.quiet(py, found)?.unwrap_or_else(|| vec![None; names.len()]);
-        Ok(found.into_iter().map(|held| held.map(|held| PyBytes::new(py, &held.bytes))).collect())
+        Ok(found.into_iter().map(|held| held.map(|(bytes, flags)| (PyBytes::new(py, &bytes), flags))).collect())
     }
 
     /// Removes what is under these very names; how many there were.

@@ -36,7 +36,7 @@ use crate::error::Error;
 use crate::event::{Event, Level};
 use crate::key::{Space, name_hash};
 use crate::store::far::names;
-use crate::store::far::server::{Held, Item, Left, Lifetime, Mark, Put, Server};
+use crate::store::far::server::{Foreign, Held, Item, Left, Lifetime, Mark, Put, Server};
 use crate::store::segment::tiers::Field;
 
 /// What a request may wait in vain.
@@ -84,7 +84,7 @@ impl Tier {
         self.machine.store().breaker_ms()
     }
 
-    fn may_ask(&self, reads_entries: impl Fn() -> bool) -> May {
+    fn may_ask(&self, reads_values: impl Fn() -> bool) -> May {
         let store = self.machine.store();
         loop {
             let word = store.tier(self.name, Field::Breaker);
@@ -95,7 +95,7 @@ impl Tier {
                 Phase::Closed if !self.is_owed() => return May::Yes,
                 Phase::Open | Phase::OnTrial if !breaker.is_over(now_ms) => return May::No,
                 Phase::CatchingUp if !breaker.is_over(now_ms) => {
-                    return if reads_entries() { May::No } else { May::Yes };
+                    return if reads_values() { May::No } else { May::Yes };
                 }
                 // It is told only what stays told.
                 _ if self.is_owed() && !self.server.is_lasting() => return May::No,
@@ -159,7 +159,7 @@ impl Tier {
     /// Does what is asked of the server, unless it is left alone at the moment.
     fn ask<T>(
         &self,
-        reads_entries: impl Fn() -> bool,
+        reads_values: impl Fn() -> bool,
         call: impl FnOnce(&dyn Server) -> Result<T, Error>,
     ) -> Result<T, Error> {
         if budget::is_spent(self.budget) {
@@ -169,7 +169,7 @@ impl Tier {
             )));
         }
         let start = Instant::now();
-        let trial = match self.may_ask(reads_entries) {
+        let trial = match self.may_ask(reads_values) {
             May::No => {
                 let title = self.server.title();
                 return Err(Error::outage(format!("{title} is left alone for a moment: it did not answer")));
@@ -196,15 +196,15 @@ impl Tier {
     fn change<T>(&self, names: &[&[u8]], call: impl FnOnce(&dyn Server) -> Result<T, Error>) -> Result<T, Error> {
         let result = self.ask(|| false, call);
         if result.as_ref().is_err_and(|error| error.is_outage() || error.is_setting()) {
-            let entries: Vec<&[u8]> = names.iter().copied().filter(|name| names::is_entry(name)).collect();
+            let entries: Vec<&[u8]> = names.iter().copied().filter(|name| names::holds_value(name)).collect();
             self.owe(Debt::Removal, &entries);
         }
         result
     }
 }
 
-fn has_entries(names: &[&[u8]]) -> bool {
-    names.iter().any(|name| names::is_entry(name))
+fn has_values(names: &[&[u8]]) -> bool {
+    names.iter().any(|name| names::holds_value(name))
 }
 
 fn names_of<'i>(items: &[Item<'i>]) -> Vec<&'i [u8]> {
@@ -225,7 +225,11 @@ impl Server for Tier {
     }
 
     fn get(&self, names: &[&[u8]]) -> Result<Vec<Option<Held>>, Error> {
-        self.ask(|| has_entries(names), |server| server.get(names))
+        self.ask(|| has_values(names), |server| server.get(names))
+    }
+
+    fn foreign(&self, names: &[&[u8]]) -> Result<Vec<Option<Foreign>>, Error> {
+        self.ask(|| has_values(names), |server| server.foreign(names))
     }
 
     fn set(&self, items: &[Item<'_>]) -> Result<Vec<Put>, Error> {
@@ -233,7 +237,7 @@ impl Server for Tier {
     }
 
     fn add(&self, items: &[Item<'_>]) -> Result<Vec<Put>, Error> {
-        self.ask(|| has_entries(&names_of(items)), |server| server.add(items))
+        self.ask(|| has_values(&names_of(items)), |server| server.add(items))
     }
 
     fn swap(&self, item: &Item<'_>, mark: &Mark) -> Result<Put, Error> {
@@ -249,7 +253,7 @@ impl Server for Tier {
     }
 
     fn incr(&self, name: &[u8], delta: i64) -> Result<Incr, Error> {
-        self.ask(|| has_entries(&[name]), |server| server.incr(name, delta))
+        self.ask(|| has_values(&[name]), |server| server.incr(name, delta))
     }
 
     fn raise(&self, items: &[(&[u8], i64, Lifetime)]) -> Result<(), Error> {
@@ -257,11 +261,11 @@ impl Server for Tier {
     }
 
     fn touch(&self, names: &[&[u8]], lifetime: Lifetime) -> Result<Vec<bool>, Error> {
-        self.ask(|| has_entries(names), |server| server.touch(names, lifetime))
+        self.ask(|| has_values(names), |server| server.touch(names, lifetime))
     }
 
     fn left(&self, name: &[u8]) -> Result<Left, Error> {
-        self.ask(|| has_entries(&[name]), |server| server.left(name))
+        self.ask(|| has_values(&[name]), |server| server.left(name))
     }
 
     fn empty(&self) -> Result<(), Error> {
@@ -337,6 +341,10 @@ mod tests {
         }
     }
 
+    fn tier_of(machine: &Machine) -> &Tier {
+        machine.workers[0].tier().expect("it has one")
+    }
+
     #[test]
     fn three_failures_open_the_breaker_for_all_workers_and_an_answer_closes_it() {
         let machine = machine("opens");
@@ -380,14 +388,20 @@ mod tests {
         assert!(
             machine.set(b"tagged", &[b"t"]) && machine.set(b"other", &[b"u"]) && machine.set(b"set with tags", &[])
         );
+        machine
+            .server
+            .set(&[Item { name: b"of another library", bytes: b"x", lifetime: Lifetime::Never }])
+            .expect("it answers");
         machine.server.go_away();
         assert!(!machine.remove(b"removed") && !machine.set(b"set", &[]) && !machine.set(b"set with tags", &[b"u"]));
         let store = &machine.workers[0];
         assert!(store.invalidate_tags(store.space(b"", b""), &[b"t"]).is_err());
         assert!(!machine.remove(b"removed"), "twice");
-        assert_eq!(machine.debts(), 4);
+        assert!(tier_of(&machine).remove(&[b"of another library", b"tz:{.!a lock}"]).is_err());
+        assert_eq!(machine.debts(), 5, "a lock is no value");
         machine.server.come_back();
         machine.wait_until_closed();
+        assert!(tier_of(&machine).foreign(&[b"of another library"]).expect("it answers")[0].is_none());
         let names = [&b"removed"[..], b"set", b"set with tags", b"tagged", b"kept", b"other"];
         assert_eq!(names.map(|name| machine.get(1, name).is_some()), [false, false, false, false, true, true]);
         assert_eq!(machine.debts(), 0);

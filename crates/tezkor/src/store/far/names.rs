@@ -109,6 +109,11 @@ pub(crate) fn is_entry(name: &[u8]) -> bool {
     after_prefix.is_some_and(|at| name[4 + at] == Kind::Entry as u8)
 }
 
+/// Whether a name may hold a value that is older than a change of it: one of an entry, or of another library.
+pub(crate) fn holds_value(name: &[u8]) -> bool {
+    is_entry(name) || !name.starts_with(b"tz:{")
+}
+
 /// The full key of a name that begins so.
 pub(crate) fn full_key<'n>(name: &'n [u8], beginning: &[u8]) -> Option<&'n [u8]> {
     name.strip_prefix(beginning)?.strip_suffix(b"}")

@@ -95,6 +95,9 @@ pub enum Left {
     Time(Duration),
 }
 
+/// A value that another library wrote, and the flags that memcached keeps beside it; 0 elsewhere.
+pub type Foreign = (Vec<u8>, u32);
+
 /// A server. The batch is the primitive: a batch is one round trip (in a cluster one for each node), and answers in order.
 ///
 /// An error means that nothing is known of the exchange: [`Error::is_outage`] where the server is away or slow or lied,
@@ -113,6 +116,11 @@ pub trait Server: Send + Sync {
 
     /// The values under the names.
     fn get(&self, names: &[&[u8]]) -> Result<Vec<Option<Held>>, Error>;
+
+    /// What other libraries wrote under their names, with the flags that memcached keeps beside it; 0 elsewhere.
+    fn foreign(&self, names: &[&[u8]]) -> Result<Vec<Option<Foreign>>, Error> {
+        Ok(self.get(names)?.into_iter().map(|held| held.map(|held| (held.bytes, 0))).collect())
+    }
 
     /// Writes each item, whatever is there.
     fn set(&self, items: &[Item<'_>]) -> Result<Vec<Put>, Error>;

@@ -34,6 +34,7 @@ pub(super) struct Answer {
     pub(super) cas: u64,
     /// Seconds; -1 is for ever.
     pub(super) left: Option<i64>,
+    pub(super) flags: u32,
     pub(super) won: bool,
     pub(super) stale: bool,
     pub(super) waiting: bool,
@@ -231,6 +232,7 @@ impl Connection {
                         value: reply.value.to_vec(),
                         cas: reply.cas.unwrap_or(0),
                         left: reply.left,
+                        flags: reply.flags,
                         won: reply.won,
                         stale: reply.stale,
                         waiting: reply.waiting,
@@ -390,7 +392,7 @@ fn is_quiet(verb: &Verb<'_>) -> bool {
 
 fn missing() -> Answer {
     let (value, cas, left) = (Vec::new(), 0, None);
-    Answer { code: Code::Missing, value, cas, left, won: false, stale: false, waiting: false }
+    Answer { code: Code::Missing, value, cas, left, flags: 0, won: false, stale: false, waiting: false }
 }
 
 /// Another for each connection, so that what belongs to one is foreign to the others.

@@ -46,7 +46,7 @@ use self::node::Node;
 use self::ring::Ring;
 use self::tls::Tls;
 use self::wire::{Code, Verb, When};
-use super::far::server::{Held, Item, Left, Lifetime, Mark, Put, Server};
+use super::far::server::{Foreign, Held, Item, Left, Lifetime, Mark, Put, Server};
 use crate::entry::Incr;
 use crate::error::Error;
 
@@ -202,6 +202,29 @@ fn cas_of(mark: &Mark) -> u64 {
     mark.bytes().try_into().map_or(0, u64::from_be_bytes)
 }
 
+impl Memcached {
+    /// What is under the names, of which these flags ask so much.
+    fn get_as<T>(
+        &self,
+        names: &[&[u8]],
+        flags: &'static str,
+        each: impl Fn(Answer) -> T,
+    ) -> Result<Vec<Option<T>>, Error> {
+        let answers = self.ask(names.iter().map(|name| (*name, Verb::Get(flags))));
+        let is_answered = answers.iter().any(Result::is_ok);
+        let mut all = Vec::with_capacity(answers.len());
+        for answer in answers {
+            all.push(match answer {
+                Ok(answer) if answer.is_held() => Some(each(answer)),
+                Ok(_) => None,
+                Err(fault) if is_answered && !fault.is_lasting() => None,
+                Err(fault) => return Err(fault.into()),
+            });
+        }
+        Ok(all)
+    }
+}
+
 impl Server for Memcached {
     fn title(&self) -> String {
         self.settings.title()
@@ -212,18 +235,11 @@ impl Server for Memcached {
     }
 
     fn get(&self, names: &[&[u8]]) -> Result<Vec<Option<Held>>, Error> {
-        let answers = self.ask(names.iter().map(|name| (*name, Verb::Get(" v c"))));
-        let is_answered = answers.iter().any(Result::is_ok);
-        let mut all = Vec::with_capacity(answers.len());
-        for answer in answers {
-            all.push(match answer {
-                Ok(answer) if answer.is_held() => Some(Held { mark: mark(answer.cas), bytes: answer.value }),
-                Ok(_) => None,
-                Err(fault) if is_answered && !fault.is_lasting() => None,
-                Err(fault) => return Err(fault.into()),
-            });
-        }
-        Ok(all)
+        self.get_as(names, " v c", |answer| Held { mark: mark(answer.cas), bytes: answer.value })
+    }
+
+    fn foreign(&self, names: &[&[u8]]) -> Result<Vec<Option<Foreign>>, Error> {
+        self.get_as(names, " v f", |answer| (answer.value, answer.flags))
     }
 
     fn set(&self, items: &[Item<'_>]) -> Result<Vec<Put>, Error> {

@@ -160,6 +160,8 @@ pub struct Reply<'b> {
     pub cas: Option<u64>,
     /// Seconds that the value lives on; -1 is for ever.
     pub left: Option<i64>,
+    /// What its writer says of the value.
+    pub flags: u32,
     /// `W`: the caller is the one who is to make the value.
     pub won: bool,
     /// `X`: the value was marked stale.
@@ -210,7 +212,7 @@ fn error(line: &[u8]) -> Option<Reply<'_>> {
 }
 
 fn empty(code: Code) -> Reply<'static> {
-    Reply { code, value: b"", opaque: None, cas: None, left: None, won: false, stale: false, waiting: false }
+    Reply { code, value: b"", opaque: None, cas: None, left: None, flags: 0, won: false, stale: false, waiting: false }
 }
 
 /// The reply in a line, and the size of the value that follows.
@@ -234,6 +236,7 @@ fn read_line(line: &[u8]) -> Option<(Reply<'_>, Option<usize>)> {
         match flag {
             b'O' => reply.opaque = Some(opaque(token)?),
             b'c' => reply.cas = Some(number(token)?),
+            b'f' => reply.flags = u32::try_from(number(token)?).ok()?,
             b't' if token == b"-1" => reply.left = Some(-1),
             b't' => reply.left = Some(i64::try_from(number(token)?).ok()?),
             b'W' => reply.won = true,
