@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import claims, hit_ratio, mix, python_build, share, single, tags, tasks
-from benchmarks.contenders import CONTENDERS, Place, missing
+from benchmarks.contenders import CONTENDERS, ON_POSTGRESQL, Place, missing
 
 ROOT = Path(__file__).resolve().parent.parent
 SECTIONS = ("single", "mix", "tasks", "tags", "share", "hits")
@@ -77,7 +77,11 @@ def main() -> int:
     try:
         with Servers() as servers:
             place = Place(
-                directory, str(os.getpid()), servers.redis(chosen.tcp), servers.memcached(chosen.tcp)
+                directory,
+                str(os.getpid()),
+                servers.redis(chosen.tcp),
+                servers.memcached(chosen.tcp),
+                servers.postgresql() if not only & names or only & set(ON_POSTGRESQL) else None,
             )
             contenders = []
             for contender in CONTENDERS:

@@ -6,7 +6,17 @@ from typing import NamedTuple
 
 from benchmarks import mix as several
 from benchmarks import single as one
-from benchmarks.contenders import DISKCACHE, LOCMEM, TEZKOR, TEZKOR_MEMCACHED, TEZKOR_REDIS
+from benchmarks.contenders import (
+    DISKCACHE,
+    LOCMEM,
+    POSTGRESQL,
+    SQLITE,
+    TEZKOR,
+    TEZKOR_MEMCACHED,
+    TEZKOR_POSTGRESQL,
+    TEZKOR_REDIS,
+    TEZKOR_SQLITE,
+)
 from benchmarks.table import figure, table
 
 # The contenders without whom there is no ratio.
@@ -49,10 +59,19 @@ ON_SERVERS = [
 ]
 
 
+# In the same database.
+IN_DATABASES = [
+    (ours, theirs, operation, payload, target)
+    for ours, theirs in ((TEZKOR_SQLITE, SQLITE), (TEZKOR_POSTGRESQL, POSTGRESQL))
+    for operation, target in (("get", 1.3), ("set", 2), ("get_many", 5), ("set_many", 5))
+    for payload in ("50 B str", "20 KB page")
+]
+
+
 def single(times: one.Times) -> list[Claim]:
     found = []
     measured = {key[0] for key in times}
-    for ours, theirs, operation, payload, target in ON_SERVERS:
+    for ours, theirs, operation, payload, target in [*ON_SERVERS, *IN_DATABASES]:
         if {ours, theirs} <= measured:
             value = one.ratio(times, operation, payload, ours, theirs)
             name = one.TITLES.get(operation, operation)

@@ -19,6 +19,8 @@ class Place(NamedTuple):
     # Paths of sockets, or addresses.
     redis: str | None
     memcached: str | None
+    # The directory of its socket.
+    postgresql: str | None = None
 
     def redis_url(self, db: int) -> str:
         path = str(self.redis)
@@ -38,6 +40,8 @@ LOCMEM = "LocMemCache"
 DISKCACHE = "diskcache"
 TEZKOR_REDIS = "tezkor Redis"
 TEZKOR_MEMCACHED = "tezkor Memcached"
+TEZKOR_SQLITE, SQLITE = "tezkor Database", "DatabaseCache"
+TEZKOR_POSTGRESQL, POSTGRESQL = "tezkor PostgreSQL", "DB PostgreSQL"
 
 CONTENDERS = [
     Contender(
@@ -156,17 +160,28 @@ CONTENDERS = [
             "OPTIONS": NO_CULLING,
         },
     ),
-    Contender(
-        "DatabaseCache",
-        (),
-        None,
-        lambda place: {
-            "BACKEND": "django.core.cache.backends.db.DatabaseCache",
-            "LOCATION": "cache_entries",
-            "OPTIONS": NO_CULLING,
-        },
+    *(
+        Contender(
+            name,
+            modules,
+            server,
+            lambda place, backend=backend: {
+                "BACKEND": backend,
+                "LOCATION": "cache_entries",
+                "OPTIONS": NO_CULLING,
+            },
+        )
+        for name, modules, server, backend in (
+            (SQLITE, (), None, "django.core.cache.backends.db.DatabaseCache"),
+            (TEZKOR_SQLITE, ("tezkor._native",), None, "tezkor.backends.DatabaseCache"),
+            (POSTGRESQL, ("psycopg",), "postgresql", "django.core.cache.backends.db.DatabaseCache"),
+            (TEZKOR_POSTGRESQL, ("tezkor._native", "psycopg"), "postgresql", "tezkor.backends.DatabaseCache"),
+        )
     ),
 ]
+# Those whose table is in PostgreSQL, and all that have one.
+ON_POSTGRESQL = (POSTGRESQL, TEZKOR_POSTGRESQL)
+IN_DATABASES = (SQLITE, TEZKOR_SQLITE, *ON_POSTGRESQL)
 
 
 def missing(contender: Contender, place: Place, servers_missing: dict[str, str]) -> str | None:

@@ -19,7 +19,12 @@ TITLES = {"get": "get hit", "miss": "get miss", "get_many": "get_many(100)", "se
 # A miss and a count have no payload.
 ONCE = ("miss", "incr")
 # Filling 100 files or rows of 100 KB says nothing that a single one does not, and takes minutes.
-SLOW = {("DatabaseCache", "set_many"), ("FileBasedCache", "set_many"), ("tezkor FileBased", "set_many")}
+SLOW = {
+    ("DatabaseCache", "set_many"),
+    ("DB PostgreSQL", "set_many"),
+    ("FileBasedCache", "set_many"),
+    ("tezkor FileBased", "set_many"),
+}
 
 Times = dict[tuple[str, str, str], list[float]]  # contender, operation, payload: microseconds per round
 

@@ -14,7 +14,7 @@ from array import array
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import Place, named
+from benchmarks.contenders import IN_DATABASES, ON_POSTGRESQL, Place, named
 from benchmarks.payloads import PAYLOADS, fill_database, text
 
 KEYS = 16  # so many keys take turns in reads and writes
@@ -43,13 +43,21 @@ def set_up(name: str, place: Place) -> Any:
     from django.conf import settings
 
     sqlite = "django.db.backends.sqlite3"
-    file = {"ENGINE": sqlite, "NAME": str(place.directory / "cache.sqlite3")}
+    # The setting without which SQLite refuses most writes of several processes.
+    options = {"timeout": 20, "transaction_mode": "IMMEDIATE"}
+    database: dict[str, Any] = {
+        "ENGINE": sqlite,
+        "NAME": str(place.directory / "cache.sqlite3"),
+        "OPTIONS": options,
+    }
+    if name in ON_POSTGRESQL:
+        postgresql = "django.db.backends.postgresql"
+        database = {"ENGINE": postgresql, "NAME": "postgres", "USER": "postgres", "HOST": place.postgresql}
     settings.configure(
         INSTALLED_APPS=["benchmarks"],
         DATABASES={
             "default": {"ENGINE": sqlite, "NAME": ":memory:"},
-            # The setting without which SQLite refuses most writes of several processes.
-            "cache": {**file, "OPTIONS": {"timeout": 20, "transaction_mode": "IMMEDIATE"}},
+            "cache": database,
         },
         DATABASE_ROUTERS=["benchmarks.worker.CacheRouter"],
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
@@ -61,7 +69,7 @@ def set_up(name: str, place: Place) -> Any:
     from django.core.cache import caches
     from django.core.management import call_command
 
-    if name == "DatabaseCache":
+    if name in IN_DATABASES:
         call_command("createcachetable", database="cache", verbosity=0)
     return caches["default"]
 

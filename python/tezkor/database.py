@@ -13,6 +13,7 @@ error is raised: to hide it would be to lose what the caller has written.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
@@ -31,6 +32,10 @@ from django.db import (
     transaction,
 )
 from django.db.backends.base.base import BaseDatabaseWrapper
+
+from tezkor import _native
+
+logger = logging.getLogger("tezkor")
 
 # Text, parameters, and whether it answers with rows.
 Statement = tuple[str, tuple[Any, ...], bool]
@@ -115,6 +120,8 @@ class Connection:
                 if inside and gave_up(connection, error):
                     connection.needs_rollback = True
                     raise
+                if not inside and tried == 1 and is_missing_table(error) and self._make_table(alias):
+                    continue
                 if not inside and isinstance(error, (OperationalError, InterfaceError)):
                     # A connection that has died would stay so until the request ends, and elsewhere for ever.
                     connection.close_if_unusable_or_obsolete()
@@ -123,10 +130,25 @@ class Connection:
                 return self._said(alias, error)
         raise AssertionError("the last try returns")
 
+    def _make_table(self, alias: str) -> bool:
+        """Makes the table where `createcachetable` did not: without our app that is Django's own, which makes none for
+        us. Whether to try again; several may come at once."""
+        if not router.allow_migrate_model(alias, self.model):
+            return False
+        connection = connections[alias]
+        try:
+            with transaction.atomic(using=alias), connection.cursor() as cursor:
+                for statement in _native.create_table_statements(dialect(connection), self.table):
+                    cursor.execute(statement)
+        except Error:
+            return self.table.strip('"`') in connection.introspection.table_names()
+        logger.warning('table %s was missing in database "%s", and has been made', self.table, alias)
+        return True
+
     def _said(self, alias: str, error: Error) -> str:
         said = str(error.args[-1] if error.args else type(error).__name__).strip().partition("\n")[0][:200]
         fix = ""
-        if codes(error) & MISSING_TABLES or said.startswith("no such table"):
+        if is_missing_table(error):
             fix = '; run "manage.py createcachetable"'
         return f'table {self.table} in database "{alias}": {said}{fix}'
 
@@ -145,6 +167,10 @@ def gave_up(connection: Any, error: Error) -> bool:
     if connection.vendor == "sqlite":
         return connection.connection is not None and not connection.connection.in_transaction
     return connection.vendor == "mysql" and not DEADLOCKS.isdisjoint(codes(error))
+
+
+def is_missing_table(error: Error) -> bool:
+    return bool(codes(error) & MISSING_TABLES) or str(error).startswith("no such table")
 
 
 def codes(error: Error) -> set[Any]:
