@@ -421,6 +421,22 @@ mod tests {
         assert!(machine.get(1, b"k").is_some());
     }
 
+    /// A rollback would take back what the server is told inside a transaction.
+    #[test]
+    fn a_server_is_told_outside_of_transactions_only() {
+        let machine = machine("transactions");
+        assert!(machine.set(b"k", &[]) && machine.set(b"other", &[]));
+        machine.server.go_away();
+        assert!(!machine.remove(b"k"));
+        machine.server.come_back();
+        machine.server.set_in_transaction(true);
+        assert_eq!((machine.get(0, b"k"), machine.get(0, b"other")), (None, None));
+        assert_eq!(machine.debts(), 1);
+        machine.server.set_in_transaction(false);
+        assert!(machine.get(0, b"k").is_none() && machine.get(0, b"other").is_some());
+        assert_eq!(machine.debts(), 0);
+    }
+
     #[test]
     fn debts_that_were_evicted_empty_the_server() {
         let machine = machine("evicted");

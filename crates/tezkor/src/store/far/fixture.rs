@@ -19,6 +19,7 @@ pub(crate) struct Memory {
     now_ms: AtomicU64,
     is_away: AtomicBool,
     asked_in_vain: AtomicU64,
+    is_in_transaction: AtomicBool,
 }
 
 type Values = BTreeMap<Vec<u8>, (Vec<u8>, Option<u64>)>;
@@ -41,6 +42,11 @@ impl Memory {
 
     pub(crate) fn come_back(&self) {
         self.is_away.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether what is done may be undone again.
+    pub(crate) fn set_in_transaction(&self, is_in_transaction: bool) {
+        self.is_in_transaction.store(is_in_transaction, Ordering::SeqCst);
     }
 
     /// How often it was asked while it was away.
@@ -93,6 +99,10 @@ impl Server for Memory {
 
     fn largest_value_bytes(&self) -> usize {
         LARGEST
+    }
+
+    fn is_lasting(&self) -> bool {
+        !self.is_in_transaction.load(Ordering::SeqCst)
     }
 
     fn get(&self, names: &[&[u8]]) -> Result<Vec<Option<Held>>, Error> {
