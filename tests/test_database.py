@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from django.test.utils import CaptureQueriesContext
 from servers import Servers
 
 from tezkor import _native, database
+from tezkor.backends import DatabaseCache as OurDatabaseCache
 from tezkor.backends import TezkorCache
 
 MINUTE = 60_000
@@ -288,6 +290,33 @@ def test_a_missing_table_leaves_the_transaction_as_it_was(way: Way) -> None:
         way.server.set([(b"kept too", b"2", MINUTE)])
     assert value(way.server, b"kept") == b"1"
     assert value(way.server, b"kept too") == b"2"
+
+
+def test_a_broken_transaction_of_one_caller_is_no_outage_for_others(
+    site: Any, monkeypatch: Any, tmp_path_factory: Any
+) -> None:
+    monkeypatch.setenv("TEZKOR_SHARED_DIRECTORY", str(tmp_path_factory.getbasetemp()))
+    # A server of its own for each vendor, as a process has one for each table.
+    options = {
+        "TEST": {"SHARED": True},
+        "REGION": f"broken{site.alias}",
+        "MAX_ENTRIES": 9_000 + len(site.alias),
+    }
+    cache = OurDatabaseCache("pages", {"OPTIONS": options})
+    cache.set("k", 1)
+    assert cache.get("k") == 1
+    with suppress(Exception), transaction.atomic(using=site.alias):
+        with suppress(Error), site.cursor() as cursor:
+            cursor.execute("SELECT nonsense FROM nowhere_at_all")
+        for _ in range(5):
+            cache.get("k")
+    with suppress(Exception), transaction.atomic(using=site.alias):
+        transaction.set_rollback(True, using=site.alias)
+        for _ in range(5):
+            cache.get("k")
+            cache.set("k", 2)
+    assert cache.stats()["breaker"] == "closed"
+    assert cache.get("k") == 1
 
 
 def test_a_transaction_that_waits_for_its_rollback_is_not_asked(postgresql: Any) -> None:

@@ -602,3 +602,174 @@ def test_a_request_waits_in_vain_no_longer_than_its_budget(
         for process in running.processes:
             os.kill(process.pid, signal.SIGCONT)
     assert waits == [True, True, *[False] * 6, True, True, *[False] * 6]
+
+
+# What must hold between processes, and be said
+
+
+LOADS = """
+    import os, random, sys, time
+    import django
+    django.setup()
+    from tezkor.backends import TezkorCache
+    cache = TezkorCache(sys.argv[1], {"OPTIONS": {"TEST": {"SHARED": True}}})
+    end, worst = time.monotonic() + 2, 0.0
+    while time.monotonic() < end:
+        began = time.monotonic()
+        if random.random() < 0.1:
+            cache.delete("k")
+        else:
+            cache.get_or_set("k", lambda: time.sleep(0.003) or 1, 60)
+        worst = max(worst, time.monotonic() - began)
+    assert worst < 5, worst
+"""
+
+
+@pytest.mark.parametrize("server", ["redis", "memcached"])
+def test_processes_that_load_and_delete_the_same_key_never_wait_for_themselves(server, request, project):
+    """One that had waited for a load, and looked again, waited for the claim by which others waited for it."""
+    path = request.getfixturevalue(server)
+    project.write("loads.py", LOADS)
+    location = f"unix://{path}?db=7" if server == "redis" else f"memcached://{path}"
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: project.run("loads.py", location), range(3)))
+
+
+def test_aliases_on_different_databases_or_sentinels_are_different_servers():
+    """What the one was not told in an outage was told to the other."""
+    names = {
+        servers.read("redis", "redis://127.0.0.1:1/0", {}).name,
+        servers.read("redis", "redis://127.0.0.1:1", {"DB": 1}).name,
+        servers.read("redis", "redis://127.0.0.1:1", {"db": 2}).name,
+        servers.read("redis", "redis://127.0.0.1:1/1", {"PASSWORD": "x"}).name.replace("/1", "/3"),
+        servers.read("redis", "redis://service/0", {"SENTINELS": [("10.0.0.1", 1)]}).name,
+        servers.read("redis", "redis://service/0", {"SENTINELS": [("10.0.0.2", 1)]}).name,
+    }
+    assert len(names) == 6
+
+
+def test_no_secret_is_in_what_a_traceback_shows():
+    cache = RedisCache(
+        "redis://user:urlsecret@127.0.0.1:1/1",
+        {
+            "OPTIONS": {
+                **SHARED,
+                "CONNECTION_POOL_KWARGS": {"password": "poolsecret"},
+                "SENTINELS": [("127.0.0.1", 1)],
+                "SENTINEL_KWARGS": {"password": "sentsecret"},
+            }
+        },
+    )
+    shown = repr((cache._plan, cache._plan.server, cache.location, cache.stats(), cache))
+    assert "127.0.0.1" in shown
+    assert "secret" not in shown
+    for url in (
+        "redis://:hun#ter2@h",
+        "redis://:hun/ter2@h:x",
+        "redis://h?pasword=hunter2",
+        "redis://:hunter2@h:x/1",
+    ):
+        with pytest.raises(ImproperlyConfigured) as caught:
+            RedisCache(url, {"OPTIONS": SHARED}).get("k")
+        assert not any(part in str(caught.value) for part in ("hun", "ter2", "hunter2")), str(caught.value)
+    assert "ter2" not in servers.read("redis", "redis://:hun/ter2@h", {}).name
+
+
+def test_what_redis_py_takes_beyond_ours_is_accepted_and_explained():
+    """Django passes its OPTIONS on to redis-py."""
+    options = {
+        "health_check_interval": 30,
+        "retry_on_timeout": True,
+        "socket_keepalive": True,
+        "client_name": "x",
+    }
+    found = servers.read("redis", "rediss://h:1/0?protocol=3&health_check_interval=5&db=2", options)
+    assert {*options, "?protocol", "?health_check_interval"} <= found.explained.keys()
+    assert found.locations == ["rediss://h:1/0?db=2"]
+    for location, given in (
+        ("rediss://h?ssl_cert_reqs=none", {}),
+        ("rediss://h", {"ssl_cert_reqs": None}),
+        ("rediss://h", {"CONNECTION_POOL_KWARGS": {"ssl_cert_reqs": None}}),
+    ):
+        with pytest.raises(servers.Mistaken, match="nobody verifies"):
+            servers.read("redis", location, given)
+    with pytest.raises(servers.Mistaken, match="list of"):
+        servers.read("redis", "redis://service/0", {"SENTINELS": [1]})
+
+
+def test_each_outage_is_said_however_it_begins_and_in_each_process(tmp_path, caplog):
+    socket = tmp_path / "said.sock"
+    cache = RedisCache(f"unix://{socket}", {"OPTIONS": SHARED})
+
+    def said(part: str) -> int:
+        return sum(part in record.message for record in caplog.records)
+
+    with caplog.at_level(logging.WARNING, "tezkor"):
+        for outage in (1, 2):
+            for _ in range(5):
+                cache.set("k", outage)
+            assert said("does without") == outage
+            process = started(socket)
+            try:
+                wait_until(lambda: cache.get("k") is None and cache.stats()["breaker"] == "closed")
+                cache.set("k", 1)
+                assert cache.get("k") == 1
+                assert said("sock answers again") == outage
+            finally:
+                process.kill()
+                process.wait()
+                socket.unlink(missing_ok=True)
+
+
+def test_a_value_over_the_servers_limit_is_refused_with_an_event(memcached, caplog):
+    cache = MemcachedCache(memcached, {"OPTIONS": SHARED})
+    cache.set("k", "small")
+    with caplog.at_level(logging.WARNING, "tezkor"):
+        cache.set("k", b"x" * (9 << 20))
+    assert cache.get("k") is None
+    assert "larger than the" in caplog.text
+
+
+def test_old_values_never_come_back_behind_an_outage_a_clear_or_a_refresh(tmp_path):
+    socket = tmp_path / "old.sock"
+    entry = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": f"unix://{socket}", "KEY_PREFIX": "p"}
+    ours = {
+        **entry,
+        "BACKEND": "tezkor.backends.RedisCache",
+        "OPTIONS": {**SHARED, "MIGRATE_FROM": "django-redis"},
+    }
+    process = started(socket)
+    try:
+        with override_settings(CACHES={"default": ours, "old": entry}):
+            old, new = caches["old"], caches["default"]
+            old.set_many({f"k{number}": f"old{number}" for number in range(9)}, 300)
+            old.set("k3", "of another version", version=3)
+            assert new.get_many(["k0", "k1"]) == {"k0": "old0", "k1": "old1"}
+            assert 290 < new.ttl("k0") <= 300
+            process.send_signal(signal.SIGSTOP)
+            new.delete("k0")
+            new.set("k1", "new1")
+            new.delete_many(["k2"])
+            process.send_signal(signal.SIGCONT)
+            wait_until(lambda: new.get("k3") == "old3")
+            assert new.get_many(["k0", "k1", "k2"]) == {}
+
+            @tezkor.cached(300, key="k4", tags=["t"])
+            def load() -> str:
+                return "fresh"
+
+            assert load() == "old4"
+            assert load.refresh() == "fresh"
+            new.invalidate_tags("t")
+            assert load() == "fresh"
+            assert new.delete_pattern("k5*") == 1
+            assert new.get("k5") is None
+            new.clear_prefix()
+            assert new.get("k6") is None
+            assert new.get("k3", version=3) is None
+            old.client.get_client().set("unrelated", 1)
+            new.clear()
+            assert old.client.get_client().get("unrelated") == b"1"
+    finally:
+        process.kill()
+        process.wait()

@@ -366,6 +366,11 @@ class FarCache:
     def remove_raw(self, names: Sequence[str], /) -> int:
         """Removes what is under these very names; how many there were."""
 
+    def remove_raw_all(self, pattern: str | None = None, version: Any = None, /) -> int:
+        """Removes what another library left under names of this prefix: those that a pattern fits, or all of any
+        version that is a number; how many there were. Nothing where a server cannot list its names, or a key function
+        makes them."""
+
     def raw_seconds(self, key: Any, version: Any = None, /) -> float | None:
         """How many seconds what is under a full key as its very name lives on: None for ever."""
 

@@ -74,7 +74,10 @@ class Bracket:
             flight = flights.open_flights.get(where)
             is_over = False
             if waits:
-                is_over, flight = yield from loads.wait(asked, self.key, found, flight, None)
+                try:
+                    is_over, flight = yield from loads.wait(asked, self.key, found, flight, None)
+                finally:
+                    found.end()
             if not is_over:
                 alone: Load = yield from asked.alone(self.key)
                 return alone

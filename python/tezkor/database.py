@@ -127,7 +127,9 @@ class Connection:
                     connection.close_if_unusable_or_obsolete()
                     if codes(error) & DEADLOCKS and tried < TRIES:
                         continue
-                return self._said(alias, error)
+                said = self._said(alias, error)
+                # A transaction that an earlier error has broken answers nothing: the database is not away.
+                return Unasked(said) if inside and is_broken(connection, error) else said
         raise AssertionError("the last try returns")
 
     def _make_table(self, alias: str) -> bool:
@@ -167,6 +169,16 @@ def gave_up(connection: Any, error: Error) -> bool:
     if connection.vendor == "sqlite":
         return connection.connection is not None and not connection.connection.in_transaction
     return connection.vendor == "mysql" and not DEADLOCKS.isdisjoint(codes(error))
+
+
+def is_broken(connection: Any, error: Error) -> bool:
+    return connection.needs_rollback or "25P02" in codes(error)
+
+
+class Unasked(str):
+    """Why the database was not asked."""
+
+    __slots__ = ()
 
 
 def is_missing_table(error: Error) -> bool:

@@ -248,8 +248,13 @@ def _fetch(asked: Asked, looked: dict[Any, Any]) -> Generator[Any, Any, dict[Any
                 is_used = True
                 found.update((yield from _owned(asked, own, deadline)))
             over = {}
-            for key, (load, flight) in busy.items():
-                over[key] = yield from wait(asked, key, load, flight, deadline)
+            try:
+                for key, (load, flight) in busy.items():
+                    over[key] = yield from wait(asked, key, load, flight, deadline)
+            finally:
+                # On a server one of the machine waits for all of it: the next look must not wait for that one.
+                for load, _ in busy.values():
+                    load.end()
             for key, (load, _) in busy.items():
                 is_over, flight = over[key]
                 if not is_over:

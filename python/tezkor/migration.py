@@ -12,13 +12,16 @@ from typing import Any
 from tezkor._native import Load
 from tezkor.foreign import MISS, Foreign
 
+# What `ttl_ms` says of a key that there is none of.
+ABSENT = -1
+
 
 class Migration:
     """The verbs of a native cache that look under old names too."""
 
     VERBS = (
         *("get", "get_many", "has_key", "set", "set_many", "add", "incr", "touch"),
-        *("delete", "delete_many", "load"),
+        *("delete", "delete_many", "load", "clear", "clear_prefix", "delete_pattern", "ttl_ms"),
     )
 
     def __init__(self, native: Any, foreign: Foreign) -> None:
@@ -103,10 +106,34 @@ class Migration:
     def load(self, key: Any, version: Any = None, *how: Any) -> Any:
         found = self.native.load(key, version, *how)
         # What is to be loaded anew is.
-        if type(found) is not Load or not found.is_owner or found.has_value or any(how[2:]):
+        if type(found) is not Load or not found.is_owner or found.has_value:
+            return found
+        if any(how[2:]):
+            # What it brings replaces the old value, and what overtakes it has not seen that.
+            self._forget([key], version)
             return found
         old = self._old([key], version)
         if key not in old:
             return found
         found.end()
         return old[key]
+
+    def clear(self) -> None:
+        self.native.clear()
+        self.native.remove_raw_all()
+
+    def clear_prefix(self) -> None:
+        self.native.clear_prefix()
+        self.native.remove_raw_all()
+
+    def delete_pattern(self, pattern: str, version: Any = None) -> int:
+        removed: int = self.native.delete_pattern(pattern, version)
+        old: int = self.native.remove_raw_all(pattern, version)
+        return removed + old
+
+    def ttl_ms(self, key: Any, version: Any = None) -> Any:
+        left = self.native.ttl_ms(key, version)
+        if left != ABSENT or key not in self._old([key], version):
+            return left
+        seconds = self.native.raw_seconds(key, version)
+        return None if seconds is None else round(seconds * 1000)

@@ -22,7 +22,7 @@ REDIS_SCHEMES = (
 )
 
 
-@dataclass
+@dataclass(repr=False)
 class Settings:
     """What a server is opened with, and what is to be said about it."""
 
@@ -38,6 +38,9 @@ class Settings:
     database: int | None = None
     sentinel: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"<Settings of {self.name}>"  # without a secret
+
     @property
     def key(self) -> Any:
         """The same for all who open the same server in the same way."""
@@ -47,7 +50,11 @@ class Settings:
     @property
     def name(self) -> str:
         """The same for all who mean the same server, without a secret."""
-        return f"{self.kind} {' '.join(_bare(location) for location in self.locations)}"
+        locations = self.locations
+        if self.kind == "redis":
+            locations = [self._with_login(location) for location in locations]
+            locations += self.arguments.get("sentinels", [])
+        return f"{self.kind} {' '.join(_bare(location) for location in locations)}"
 
     def open(self) -> Any:
         """The native server. Raises ValueError naming the setting and the fix."""
@@ -84,11 +91,13 @@ def _joined(scheme: str, netloc: str, path: str, query: str) -> str:
 
 def _bare(location: str) -> str:
     """A location without user, password and parameters that may hold one."""
-    parts = urlsplit(location) if "://" in location else None
-    if parts is None:
+    scheme, has_scheme, rest = location.partition("://")
+    if not has_scheme:
         return location
-    query = "&".join(part for part in parts.query.split("&") if part.startswith("db="))
-    return _joined(parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query)
+    # A password may well reach over a `/` or a `?`.
+    place, _, query = rest.rpartition("@")[2].partition("?")
+    query = "&".join(part for part in query.split("&") if part.startswith("db="))
+    return f"{scheme}://{place}{'?' if query else ''}{query}"
 
 
 class Mistaken(ValueError):
@@ -128,8 +137,26 @@ def read(kind: str, location: Any, options: Mapping[str, Any]) -> Settings:
         if reader is not None:
             _apply(settings, reader, name, value)
     if kind == "redis":
+        settings.locations = [_read_url(settings, location) for location in settings.locations]
         _finish_redis(settings)
     return settings
+
+
+def _read_url(settings: Settings, location: str) -> str:
+    """A URL without the parameters of redis-py that have no meaning here."""
+    if "#" in location:
+        hint = "In a password, write %23 for it."
+        raise Mistaken("['LOCATION']", "has a # in it, where a URL ends", hint)
+    url, has_query, query = location.partition("?")
+    parts = query.split("&")
+    for part in parts:
+        name, _, value = part.partition("=")
+        if name == "ssl_cert_reqs":
+            _cert_reqs(settings, value)
+        elif name in OF_REDIS_PY:
+            settings.explained[f"?{name}"] = OF_REDIS_PY_WHY
+    left = [part for part in parts if part.partition("=")[0] not in {"ssl_cert_reqs", *OF_REDIS_PY}]
+    return f"{url}?{'&'.join(left)}" if has_query and left else url
 
 
 def _apply(settings: Settings, reader: Callable[[Settings, Any], None], name: str, value: Any) -> None:
@@ -167,6 +194,9 @@ def _finish_redis(settings: Settings) -> None:
 def _sentinel_url(address: Any, kwargs: Mapping[str, Any]) -> str:
     if isinstance(address, str):
         return address if "://" in address else f"redis://{address}"
+    if not isinstance(address, (list, tuple)) or len(address) != 2:
+        hint = "Write [('10.0.0.1', 26379), ...]."
+        raise Mistaken("['OPTIONS']['SENTINELS']", "is not a list of (host, port)", hint)
     host, port = address
     password, username = kwargs.get("password"), kwargs.get("username") or ""
     login = f"{quote(username, safe='')}:{quote(password, safe='')}@" if password else ""
@@ -199,6 +229,11 @@ def _client(settings: Settings) -> Any:
         "socket_timeout": settings.arguments.get("reply_timeout"),
         "socket_connect_timeout": settings.arguments.get("connect_timeout"),
     }
+    if urls[0].startswith("rediss://"):
+        files = {"ssl_ca_certs": "ca_file", "ssl_certfile": "cert_file", "ssl_keyfile": "key_file"}
+        times |= {
+            name: settings.arguments[ours] for name, ours in files.items() if settings.arguments.get(ours)
+        }
     if "sentinels" in settings.arguments:
         addresses = [urlsplit(url) for url in settings.arguments["sentinels"]]
         sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
@@ -206,7 +241,9 @@ def _client(settings: Settings) -> Any:
             sentinel_kwargs={"password": addresses[0].password, "username": addresses[0].username},
         )
         service = urlsplit(urls[0])
-        login = {"username": service.username, "password": service.password}
+        login: dict[str, Any] = {"username": service.username, "password": service.password}
+        if service.scheme == "rediss":
+            login["ssl"] = True
         client = sentinel.master_for(service.hostname, db=int(service.path.strip("/") or 0), **login, **times)
     elif settings.arguments.get("cluster"):
         client = redis.RedisCluster.from_url(urls[0], **times)
@@ -297,10 +334,22 @@ def _pool(settings: Settings, value: Any) -> None:
         raise ValueError("Write a dictionary.")
     for name, each in value.items():
         reader = OF_POOL.get(name)
-        if reader is None:
+        if name == "ssl_cert_reqs":
+            _cert_reqs(settings, each)
+        elif reader is None:
             settings.explained[f"CONNECTION_POOL_KWARGS[{name!r}]"] = "connections are Tezkor's own"
         else:
             _apply(settings, reader, f"CONNECTION_POOL_KWARGS[{name!r}]", each)
+
+
+def _cert_reqs(settings: Settings, value: Any) -> None:
+    """Certificates are always verified."""
+    if str(value).lower() not in ("required", "2", "cert_required", "verifymode.cert_required"):
+        raise Mistaken(
+            "'ssl_cert_reqs'",
+            "asks for certificates that nobody verifies",
+            "Remove it, and name the authority that signed the server's by 'CA_FILE'.",
+        )
 
 
 def _client_class(settings: Settings, value: Any) -> None:
@@ -383,9 +432,35 @@ OF_POOL: dict[str, Reader] = {
     "db": _database,
 }
 
+# What else redis-py's connections take, which Django's RedisCache passes on.
+OF_REDIS_PY_WHY = "connections are Tezkor's own"
+OF_REDIS_PY = (
+    *("client_name", "command_packer", "credential_provider", "decode_responses", "driver_info", "encoding"),
+    *(
+        "encoding_errors",
+        "health_check_interval",
+        "lib_name",
+        "lib_version",
+        "protocol",
+        "redis_connect_func",
+    ),
+    *("retry", "retry_on_error", "retry_on_timeout", "socket_keepalive", "socket_keepalive_options"),
+    *(
+        "socket_read_size",
+        "socket_type",
+        "ssl_ca_path",
+        "ssl_check_hostname",
+        "ssl_ciphers",
+        "ssl_min_version",
+    ),
+    *("timeout",),
+)
+
 OF_REDIS: dict[str, Reader] = {
+    **{name: _explained(name, OF_REDIS_PY_WHY) for name in OF_REDIS_PY},
     **COMMON,
     **OF_POOL,
+    "ssl_cert_reqs": _cert_reqs,
     "MAX_CONNECTIONS": _argument("connections", _count),
     "READ_REPLICAS": _argument("read_replicas", _yes_or_no),
     "CLUSTER": _argument("cluster", _yes_or_no),

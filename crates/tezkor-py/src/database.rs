@@ -84,7 +84,8 @@ impl Connection for DjangoConnection {
 /// A text instead of an answer says what the database said.
 fn refusal(answer: &Bound<'_, PyAny>) -> PyResult<Option<Failure>> {
     Ok(match answer.cast::<PyString>() {
-        Ok(text) => Some(Failure::Outage(text.extract()?)),
+        Ok(text) if text.is_exact_instance_of::<PyString>() => Some(Failure::Outage(text.extract()?)),
+        Ok(text) => Some(Failure::Unasked(text.extract()?)),
         Err(_) => None,
     })
 }

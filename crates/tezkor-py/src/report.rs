@@ -141,7 +141,11 @@ pub fn tell(py: Python<'_>, engine: &tezkor::Cache) -> PyResult<()> {
             Level::Warning => intern!(py, "warning"),
             Level::Error => intern!(py, "error"),
         };
-        log(py, method, &event.text, &event.text)?;
+        if event.is_repeated {
+            say(py, method, &event.text)?;
+        } else {
+            log(py, method, &event.text, &event.text)?;
+        }
     }
     Ok(())
 }
@@ -178,6 +182,10 @@ fn log(py: Python<'_>, method: &Bound<'_, PyString>, about: &str, text: &str) ->
             return Ok(());
         }
     }
+    say(py, method, text)
+}
+
+fn say(py: Python<'_>, method: &Bound<'_, PyString>, text: &str) -> PyResult<()> {
     let logger = py.import("logging")?.call_method1("getLogger", ("tezkor",))?;
     logger.call_method1(method, ("%s", text))?;
     Ok(())

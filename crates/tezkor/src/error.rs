@@ -16,6 +16,7 @@ enum Kind {
     Io,
     Outage,
     Unsupported,
+    Unasked,
 }
 
 impl Error {
@@ -41,6 +42,11 @@ impl Error {
     /// What a server cannot do.
     pub(crate) fn unsupported(message: impl Into<String>) -> Self {
         Error { kind: Kind::Unsupported, message: message.into(), source: None }
+    }
+
+    /// A server that could not be asked, which says nothing of whether it is there.
+    pub(crate) fn unasked(message: impl Into<String>) -> Self {
+        Error { kind: Kind::Unasked, message: message.into(), source: None }
     }
 
     /// The same for another one who waited for the same.

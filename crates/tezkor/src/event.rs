@@ -16,11 +16,18 @@ pub struct Event {
     pub level: Level,
     /// What happened, and what to do.
     pub text: String,
+    /// Whether the same has to be said each time that it happens.
+    pub is_repeated: bool,
 }
 
 impl Event {
     pub(crate) fn new(level: Level, text: impl Into<String>) -> Self {
-        Event { level, text: text.into() }
+        Event { level, text: text.into(), is_repeated: false }
+    }
+
+    /// Something that has to be said each time that it happens.
+    pub(crate) fn each_time(level: Level, text: impl Into<String>) -> Self {
+        Event { is_repeated: true, ..Event::new(level, text) }
     }
 }
 

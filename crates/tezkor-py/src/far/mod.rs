@@ -680,6 +680,42 @@ impl FarCache {
         Ok(self.quiet(py, removed)?.map_or(0, |removed| removed.into_iter().filter(|was_there| *was_there).count()))
     }
 
+    /// Removes what another library left under names of this prefix: those that a pattern fits, or all of any version that is a
+    /// number; how many there were. Nothing where a server cannot list its names, or a key function makes them.
+    #[pyo3(signature = (pattern = None, version = None, /))]
+    fn remove_raw_all(
+        &self,
+        py: Python<'_>,
+        pattern: Option<GivenPattern<'_>>,
+        version: Option<Object<'_>>,
+    ) -> PyResult<usize> {
+        let beginning = [self.keys.prefix().as_bytes(), b":"].concat();
+        let pattern = pattern.map(|pattern| self.keys.pattern(Some(pattern), version.as_ref(), py)).transpose()?;
+        let is_of_a_version = |name: &[u8]| {
+            let rest = name.strip_prefix(&beginning[..]).unwrap_or_default();
+            rest.iter().position(|byte| *byte == b':').is_some_and(|end| rest[..end].iter().all(u8::is_ascii_digit))
+        };
+        let removed = py.detach(|| -> Result<usize, Error> {
+            let mut names: Vec<Vec<u8>> = Vec::new();
+            self.store.server().scan(&beginning, &mut |name| {
+                if pattern.as_ref().map_or_else(|| is_of_a_version(name), |pattern| pattern.matches(name)) {
+                    names.push(name.to_vec());
+                }
+                true
+            })?;
+            let mut removed = 0;
+            for batch in names.chunks(500) {
+                let batch: Vec<&[u8]> = batch.iter().map(Vec::as_slice).collect();
+                removed += self.store.server().remove(&batch)?.into_iter().filter(|was_there| *was_there).count();
+            }
+            Ok(removed)
+        });
+        match removed {
+            Err(error) if error.is_unsupported() => Ok(0),
+            removed => Ok(self.quiet(py, removed)?.unwrap_or(0)),
+        }
+    }
+
     /// How many seconds what is under a full key as its very name lives on: None for ever.
     #[pyo3(signature = (key, version = None, /))]
     fn raw_seconds(&self, py: Python<'_>, key: Object<'_>, version: Option<Object<'_>>) -> PyResult<Option<f64>> {

@@ -22,7 +22,9 @@ mod budget;
 mod debts;
 mod intents;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use self::breaker::Phase;
@@ -41,6 +43,25 @@ use crate::store::segment::tiers::Field;
 
 /// What a request may wait in vain.
 const BUDGET: Duration = Duration::from_millis(250);
+
+/// The servers that this process has said are away: once for all aliases, until they answer again.
+static AWAY: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
+/// Whether there may be some.
+static IS_ANY_AWAY: AtomicBool = AtomicBool::new(false);
+
+fn is_first_to_say(name: u64) -> bool {
+    let mut away = AWAY.lock().unwrap_or_else(PoisonError::into_inner);
+    IS_ANY_AWAY.store(true, Ordering::Relaxed);
+    away.insert(name)
+}
+
+fn note_back(name: u64) {
+    if IS_ANY_AWAY.load(Ordering::Relaxed) {
+        let mut away = AWAY.lock().unwrap_or_else(PoisonError::into_inner);
+        away.remove(&name);
+        IS_ANY_AWAY.store(!away.is_empty(), Ordering::Relaxed);
+    }
+}
 
 /// Whether an operation may be tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +134,7 @@ impl Tier {
         let store = self.machine.store();
         let word = store.tier(self.name, Field::Breaker);
         let breaker = Breaker::of(word);
+        note_back(self.name);
         if breaker.phase == Phase::Closed && breaker.failures > 0 {
             // Another's failure that comes between counts on: it is one of a row all the same.
             store.replace_tier(self.name, Field::Breaker, word, 0);
@@ -123,7 +145,8 @@ impl Tier {
     fn close(&self, trial: u64) {
         let was_open = Breaker::of(trial).opened > 0;
         if self.machine.store().replace_tier(self.name, Field::Breaker, trial, 0) && was_open {
-            self.tell(Level::Warning, format!("{} answers again", self.server.title()));
+            let text = format!("{} answers again", self.server.title());
+            self.machine.store().leave_events([Event::each_time(Level::Warning, text)]);
         }
     }
 
@@ -142,18 +165,38 @@ impl Tier {
                 Phase::Open => return,
             };
             if store.replace_tier(self.name, Field::Breaker, word, next.word()) {
-                if breaker.phase == Phase::Closed && next.phase == Phase::Open {
-                    let text =
-                        format!("{error}; the cache does without {} until it answers again", self.server.title());
-                    self.tell(Level::Error, text);
+                if breaker.opened == 0 && next.phase == Phase::Open {
+                    self.tell_away(error);
                 }
                 return;
             }
         }
     }
 
-    fn tell(&self, level: Level, text: String) {
-        self.machine.store().leave_events([Event::new(level, text)]);
+    fn tell_away(&self, error: &Error) {
+        is_first_to_say(self.name);
+        let text = format!("{error}; the cache does without {} until it answers again", self.server.title());
+        self.machine.store().leave_events([Event::each_time(Level::Error, text)]);
+    }
+
+    /// A process that comes, or comes back to the server, while another has found it away.
+    fn tell_left_alone(&self) {
+        // A trial that another worker has begun, of a server that nobody has found away, is over in no time.
+        let is_away = Breaker::of(self.machine.store().tier(self.name, Field::Breaker)).opened > 0;
+        if is_away && is_first_to_say(self.name) {
+            let title = self.server.title();
+            let text = format!("another worker found {title} away; the cache does without it until it answers again");
+            self.machine.store().leave_events([Event::each_time(Level::Error, text)]);
+        }
+    }
+
+    /// A value was too large for the server.
+    pub(crate) fn tell_refused(&self) {
+        let (title, most) = (self.server.title(), self.server.largest_value_bytes());
+        let text = format!(
+            "a value was larger than the {most} bytes that {title} takes: it is not cached, and what was there is gone"
+        );
+        self.machine.store().leave_events([Event::new(Level::Warning, text)]);
     }
 
     /// Does what is asked of the server, unless it is left alone at the moment.
@@ -171,6 +214,7 @@ impl Tier {
         let start = Instant::now();
         let trial = match self.may_ask(reads_values) {
             May::No => {
+                self.tell_left_alone();
                 let title = self.server.title();
                 return Err(Error::outage(format!("{title} is left alone for a moment: it did not answer")));
             }
@@ -186,7 +230,10 @@ impl Tier {
                 budget::lose(start.elapsed());
                 self.note_failure(error);
             }
-            (_, Some(trial)) => self.close(trial),
+            (_, Some(trial)) => {
+                self.close(trial);
+                note_back(self.name);
+            }
             _ => self.note_success(),
         }
         result

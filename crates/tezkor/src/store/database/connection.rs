@@ -86,6 +86,8 @@ pub enum Failure {
     Outage(String),
     /// A setting is wrong; the text names it and the fix.
     Setting(String),
+    /// The caller's transaction is broken, and answers nothing until it is rolled back.
+    Unasked(String),
 }
 
 impl From<Failure> for Error {
@@ -93,6 +95,7 @@ impl From<Failure> for Error {
         match failure {
             Failure::Outage(text) => Error::outage(text),
             Failure::Setting(text) => Error::setting(text),
+            Failure::Unasked(text) => Error::unasked(text),
         }
     }
 }

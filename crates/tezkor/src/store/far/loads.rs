@@ -243,7 +243,12 @@ impl FarStore {
         Ok(match put {
             Put::Done => Written::Stored(Stamp::of_mark(&mark)),
             Put::Held => Written::Held,
-            Put::TooLarge => Written::Refused,
+            Put::TooLarge => {
+                if let Some(tier) = &self.tier {
+                    tier.tell_refused();
+                }
+                Written::Refused
+            }
         })
     }
 

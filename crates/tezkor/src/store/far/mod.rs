@@ -277,6 +277,11 @@ impl FarStore {
                 batch.iter().map(|item| self.server.swap(item, &stamp.mark())).collect::<Result<_, _>>()?
             }
         };
+        let is_refused =
+            results.iter().any(|written| matches!(written, Written::Refused)) || puts.contains(&Put::TooLarge);
+        if let (true, Some(tier)) = (is_refused, &self.tier) {
+            tier.tell_refused();
+        }
         for ((place, _, bytes, _), put) in items.iter().zip(puts) {
             results[*place] = match put {
                 Put::Done => Written::Stored(Stamp::of_mark(&Mark::of_value(bytes))),

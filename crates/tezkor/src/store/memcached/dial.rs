@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
+
 /// Dials one server.
 #[derive(Debug, Default)]
 pub(super) struct Dial {
@@ -36,6 +38,8 @@ impl Dial {
             match TcpStream::connect_timeout(&address, left) {
                 Ok(stream) => {
                     stream.set_nodelay(true)?;
+                    // What was not delivered when it is given up shall not be delivered later.
+                    SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
                     return Ok(stream);
                 }
                 Err(error) => last = error,

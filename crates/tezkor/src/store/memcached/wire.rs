@@ -236,7 +236,7 @@ fn read_line(line: &[u8]) -> Option<(Reply<'_>, Option<usize>)> {
         match flag {
             b'O' => reply.opaque = Some(opaque(token)?),
             b'c' => reply.cas = Some(number(token)?),
-            b'f' => reply.flags = u32::try_from(number(token)?).ok()?,
+            b'f' => reply.flags = number(token).and_then(|flags| u32::try_from(flags).ok()).unwrap_or(u32::MAX),
             b't' if token == b"-1" => reply.left = Some(-1),
             b't' => reply.left = Some(i64::try_from(number(token)?).ok()?),
             b'W' => reply.won = true,

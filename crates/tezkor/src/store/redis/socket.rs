@@ -145,6 +145,8 @@ fn connect_tcp(host: &str, port: u16, until: Instant) -> io::Result<TcpStream> {
         match TcpStream::connect_timeout(address, share) {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
+                // What was not delivered when it is given up shall not be delivered later.
+                SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
                 return Ok(stream);
             }
             Err(error) => last = error,

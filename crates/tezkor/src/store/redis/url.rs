@@ -260,14 +260,15 @@ fn mistake(text: &str, fix: &str) -> Error {
 }
 
 /// A url without what nobody should see: everything before its last `@`, which a password may well reach over a `/` or a `?`, and
-/// passwords among its parameters.
+/// the values of parameters, whose names may be misspelled.
 fn shown(text: &str) -> String {
     let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, rest)| (scheme, rest));
     let (hidden, rest) = rest.rsplit_once('@').map_or(("", rest), |(_, rest)| ("***@", rest));
     let (place, query) = rest.split_once('?').map_or((rest, None), |(place, query)| (place, Some(query)));
     let colon = if scheme.is_empty() { "" } else { "://" };
     let query = query.map(|query| {
-        let parts = query.split('&').map(|part| if part.contains("pass") { "password=***" } else { part });
+        let hidden = |part: &str| part.split_once('=').map_or("***".into(), |(name, _)| format!("{name}=***"));
+        let parts = query.split('&').map(|part| if part.starts_with("db=") { part.into() } else { hidden(part) });
         format!("?{}", parts.collect::<Vec<_>>().join("&"))
     });
     [scheme, colon, hidden, place, query.as_deref().unwrap_or_default()].concat()
