@@ -773,3 +773,42 @@ def test_old_values_never_come_back_behind_an_outage_a_clear_or_a_refresh(tmp_pa
     finally:
         process.kill()
         process.wait()
+
+
+def test_of_several_memcached_one_that_is_away_takes_its_own_keys_and_no_others(running):
+    addresses = [running.memcached(tcp=True) for _ in range(3)]
+    if None in addresses:
+        pytest.skip(running.missing["memcached"])
+    cache = MemcachedCache(addresses, {"OPTIONS": SHARED})
+    keys = [f"key{number}" for number in range(90)]
+    assert cache.set_many(dict.fromkeys(keys, "old")) == []
+    cache.set("plain", 1)
+    away = running.processes[-1]
+    away.send_signal(signal.SIGSTOP)
+    try:
+        there = {key for key in keys if cache.get(key) == "old"}
+        assert 0 < len(there) < 90
+        assert set(cache.get_many(keys)) == there
+        assert cache.stats()["breaker"] == "closed"
+        # The others take what is written; of its own nothing is believed that was not told.
+        assert set(cache.set_many(dict.fromkeys(keys, "new"))) == set(keys) - there
+        cache.delete_many(keys[:10])
+        read = cache.get_many(keys)
+        assert read == {key: "new" for key in there if key not in keys[:10]}
+        assert cache.stats()["breaker"] == "closed"
+        assert cache.stats()["debts"] > 0
+    finally:
+        away.send_signal(signal.SIGCONT)
+    # It is back with what it had before.
+    found: list[Any] = []
+
+    def is_told() -> bool:
+        found.extend(cache.get(key) for key in keys)
+        return cache.stats()["debts"] == 0
+
+    wait_until(is_told)
+    assert "old" not in found
+    assert not any(cache.get(key) for key in keys[:10])
+    assert cache.set_many(dict.fromkeys(keys, "again")) == []
+    assert cache.get_many(keys) == dict.fromkeys(keys, "again")
+    assert cache.get("plain") == 1

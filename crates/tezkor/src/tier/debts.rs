@@ -27,6 +27,13 @@ pub(crate) enum Debt {
     Everything = b'e' as isize,
 }
 
+impl Debt {
+    /// The kind that stands before a name.
+    pub(super) fn of(kind: u8) -> Option<Debt> {
+        [Debt::Removal, Debt::Tag, Debt::Everything].into_iter().find(|debt| *debt as u8 == kind)
+    }
+}
+
 impl Tier {
     /// Writes down what the server could not be told. From here on nobody asks it before it has been.
     pub(crate) fn owe(&self, debt: Debt, names: &[&[u8]]) {
@@ -73,7 +80,7 @@ impl Tier {
     }
 
     /// What is written down, and what the count of it says beyond that.
-    fn written_debts(&self) -> (Vec<Vec<u8>>, i64) {
+    pub(super) fn written_debts(&self) -> (Vec<Vec<u8>>, i64) {
         let mut written = Vec::new();
         for _ in 0..WRITING_TRIES {
             let owed = self.debts();

@@ -20,10 +20,11 @@
 mod breaker;
 mod budget;
 mod debts;
+mod fleet;
 mod intents;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -81,6 +82,8 @@ pub struct Tier {
     budget: Duration,
     debts: Space,
     intents: Space,
+    /// Of several servers: when all that is owed is looked at again.
+    look_at_ms: AtomicU64,
 }
 
 impl Tier {
@@ -88,7 +91,15 @@ impl Tier {
     pub fn new(server: Arc<dyn Server>, machine: Cache, name: &str) -> Tier {
         let space = |what: &str| machine.store().space(format!("{what} of {name}").as_bytes(), b"");
         let (debts, intents) = (space("debts"), space("intents"));
-        Tier { server, machine, name: name_hash(b't', name.as_bytes()) as u64, budget: BUDGET, debts, intents }
+        Tier {
+            server,
+            machine,
+            name: name_hash(b't', name.as_bytes()) as u64,
+            budget: BUDGET,
+            debts,
+            intents,
+            look_at_ms: AtomicU64::new(0),
+        }
     }
 
     /// With another budget for what a request may wait in vain, over all its operations.
@@ -113,7 +124,7 @@ impl Tier {
             let now_ms = self.now_ms();
             match breaker.phase {
                 // Debts that were made a moment ago are seen by whoever asks after that: so nobody reads what is to be removed.
-                Phase::Closed if !self.is_owed() => return May::Yes,
+                Phase::Closed if self.is_fleet() || !self.is_owed() => return May::Yes,
                 Phase::Open | Phase::OnTrial if !breaker.is_over(now_ms) => return May::No,
                 Phase::CatchingUp if !breaker.is_over(now_ms) => {
                     return if reads_values() { May::No } else { May::Yes };
@@ -219,6 +230,7 @@ impl Tier {
                 return Err(Error::outage(format!("{title} is left alone for a moment: it did not answer")));
             }
             May::Yes => None,
+            May::Try(trial) if self.is_fleet() => Some(trial),
             May::Try(trial) => Some(self.catch_up(trial).inspect_err(|error| {
                 budget::lose(start.elapsed());
                 self.note_failure(error);
@@ -228,7 +240,10 @@ impl Tier {
         match (&result, trial) {
             (Err(error), _) if error.is_outage() || error.is_setting() => {
                 budget::lose(start.elapsed());
-                self.note_failure(error);
+                // Of several servers one may be away, for its own names.
+                if !self.server.is_partly_up() {
+                    self.note_failure(error);
+                }
             }
             (_, Some(trial)) => {
                 self.close(trial);
@@ -247,6 +262,35 @@ impl Tier {
             self.owe(Debt::Removal, &entries);
         }
         result
+    }
+}
+
+/// What stands for what was not done with a name.
+trait Undone {
+    const UNDONE: Self;
+}
+
+impl Undone for Put {
+    const UNDONE: Put = Put::Held;
+}
+
+impl Undone for bool {
+    const UNDONE: bool = false;
+}
+
+impl Tier {
+    /// Does with each what could not be done with all; an error where it could be done with none.
+    fn each<I, T: Undone>(
+        &self,
+        all: &[I],
+        error: Error,
+        one: impl Fn(&I) -> Result<T, Error>,
+    ) -> Result<Vec<T>, Error> {
+        let done: Vec<Result<T, Error>> = all.iter().map(one).collect();
+        if done.iter().all(Result::is_err) {
+            return Err(error);
+        }
+        Ok(done.into_iter().map(|done| done.unwrap_or(T::UNDONE)).collect())
     }
 }
 
@@ -272,27 +316,44 @@ impl Server for Tier {
     }
 
     fn get(&self, names: &[&[u8]]) -> Result<Vec<Option<Held>>, Error> {
-        self.ask(|| has_values(names), |server| server.get(names))
+        self.read(names, |names| self.ask(|| has_values(names), |server| server.get(names)))
     }
 
     fn foreign(&self, names: &[&[u8]]) -> Result<Vec<Option<Foreign>>, Error> {
-        self.ask(|| has_values(names), |server| server.foreign(names))
+        self.read(names, |names| self.ask(|| has_values(names), |server| server.foreign(names)))
     }
 
     fn set(&self, items: &[Item<'_>]) -> Result<Vec<Put>, Error> {
-        self.change(&names_of(items), |server| server.set(items))
+        if !self.is_fleet() || items.len() < 2 {
+            return self.change(&names_of(items), |server| server.set(items));
+        }
+        match self.ask(|| false, |server| server.set(items)) {
+            Err(error) if error.is_outage() => self.each(items, error, |item| {
+                self.change(&[item.name], |server| server.set(std::slice::from_ref(item))).map(|puts| puts[0])
+            }),
+            result => result,
+        }
     }
 
     fn add(&self, items: &[Item<'_>]) -> Result<Vec<Put>, Error> {
+        self.require_settled(&names_of(items))?;
         self.ask(|| has_values(&names_of(items)), |server| server.add(items))
     }
 
     fn swap(&self, item: &Item<'_>, mark: &Mark) -> Result<Put, Error> {
+        self.require_settled(&[item.name])?;
         self.change(&[item.name], |server| server.swap(item, mark))
     }
 
     fn remove(&self, names: &[&[u8]]) -> Result<Vec<bool>, Error> {
-        self.change(names, |server| server.remove(names))
+        if !self.is_fleet() || names.len() < 2 {
+            return self.change(names, |server| server.remove(names));
+        }
+        match self.ask(|| false, |server| server.remove(names)) {
+            Err(error) if error.is_outage() => self
+                .each(names, error, |name| self.change(&[name], |server| server.remove(&[name])).map(|were| were[0])),
+            result => result,
+        }
     }
 
     fn remove_marked(&self, name: &[u8], mark: &Mark) -> Result<bool, Error> {
@@ -300,6 +361,7 @@ impl Server for Tier {
     }
 
     fn incr(&self, name: &[u8], delta: i64) -> Result<Incr, Error> {
+        self.require_settled(&[name])?;
         self.ask(|| has_values(&[name]), |server| server.incr(name, delta))
     }
 
@@ -308,10 +370,12 @@ impl Server for Tier {
     }
 
     fn touch(&self, names: &[&[u8]], lifetime: Lifetime) -> Result<Vec<bool>, Error> {
+        self.require_settled(names)?;
         self.ask(|| has_values(names), |server| server.touch(names, lifetime))
     }
 
     fn left(&self, name: &[u8]) -> Result<Left, Error> {
+        self.require_settled(&[name])?;
         self.ask(|| has_values(&[name]), |server| server.left(name))
     }
 

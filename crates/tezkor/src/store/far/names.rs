@@ -99,14 +99,19 @@ pub(crate) fn beginning_of_tags(name: &[u8]) -> Vec<u8> {
 
 /// The name of the sequence of the location that a name lies in.
 pub(crate) fn sequence_beside(name: &[u8]) -> Vec<u8> {
-    let end = name.iter().position(|byte| *byte == b'.').map_or(name.len(), |at| at + 1);
-    [&name[..end], b"=sequence}"].concat()
+    [location_of(name), b"=sequence}"].concat()
 }
 
 /// Whether a name is one of an entry.
 pub(crate) fn is_entry(name: &[u8]) -> bool {
     let after_prefix = name.iter().skip(4).position(|byte| !byte.is_ascii_hexdigit() && *byte != b'.');
     after_prefix.is_some_and(|at| name[4 + at] == Kind::Entry as u8)
+}
+
+/// How all names of the location begin that a name lies in.
+pub(crate) fn location_of(name: &[u8]) -> &[u8] {
+    let end = name.iter().position(|byte| *byte == b'.').map_or(name.len(), |at| at + 1);
+    &name[..end]
 }
 
 /// Whether a name may hold a value that is older than a change of it: one of an entry, or of another library.

@@ -111,6 +111,16 @@ pub trait Server: Send + Sync {
         true
     }
 
+    /// Whether it is several servers, each with names of its own.
+    fn is_fleet(&self) -> bool {
+        false
+    }
+
+    /// Whether some of several servers answer, so that an outage concerns the names of the others alone.
+    fn is_partly_up(&self) -> bool {
+        false
+    }
+
     /// The largest value that it takes, as far as that is known.
     fn largest_value_bytes(&self) -> usize;
 

@@ -234,6 +234,14 @@ impl Server for Memcached {
         self.here().nodes.iter().map(Node::largest_value_bytes).min().unwrap_or(0)
     }
 
+    fn is_fleet(&self) -> bool {
+        self.here().nodes.len() > 1
+    }
+
+    fn is_partly_up(&self) -> bool {
+        self.is_fleet() && self.here().nodes.iter().any(|node| node.down().is_none())
+    }
+
     fn get(&self, names: &[&[u8]]) -> Result<Vec<Option<Held>>, Error> {
         self.get_as(names, " v c", |answer| Held { mark: mark(answer.cas), bytes: answer.value })
     }

@@ -1,0 +1,112 @@
+//! Several servers of which each has names of its own. One that is away takes its names with it, and no others: the breaker stays
+//! closed as long as another answers, and what a name is owed is paid before that name is read, or it is not read.
+
+use std::sync::atomic::Ordering;
+
+use super::Tier;
+use super::debts::Debt;
+use crate::error::Error;
+use crate::store::far::{self, names};
+use crate::store::segment::tiers::Field;
+
+/// Between two looks at all that is owed.
+const LOOK_EVERY_MS: u64 = 250;
+/// So many failures end a look: what is owed to a server that is away is many.
+const MOST_FAILURES: usize = 20;
+
+impl Tier {
+    /// Whether a server that is away may leave others that answer.
+    pub(super) fn is_fleet(&self) -> bool {
+        self.server.is_fleet()
+    }
+
+    /// Reads names of which nothing is owed; of the others nothing is found.
+    pub(super) fn read<T>(
+        &self,
+        names: &[&[u8]],
+        call: impl Fn(&[&[u8]]) -> Result<Vec<Option<T>>, Error>,
+    ) -> Result<Vec<Option<T>>, Error> {
+        if !self.is_fleet() || !self.is_owed() {
+            return call(names);
+        }
+        let settled: Vec<bool> = self.settle(names);
+        let asked: Vec<&[u8]> =
+            names.iter().zip(&settled).filter(|(_, is_settled)| **is_settled).map(|(name, _)| *name).collect();
+        let mut found = if asked.is_empty() { Vec::new() } else { call(&asked)? }.into_iter();
+        Ok(settled.into_iter().map(|is_settled| if is_settled { found.next().flatten() } else { None }).collect())
+    }
+
+    /// An error where something is owed for one of the names.
+    pub(super) fn require_settled(&self, names: &[&[u8]]) -> Result<(), Error> {
+        if !self.is_fleet() || !self.is_owed() || self.settle(names).into_iter().all(|is_settled| is_settled) {
+            return Ok(());
+        }
+        let title = self.server.title();
+        Err(Error::outage(format!("one of {title} is away, and has not been told what was removed")))
+    }
+
+    /// Pays what is owed for these names, as far as that can be done; whether nothing is owed any more, for each.
+    fn settle(&self, names: &[&[u8]]) -> Vec<bool> {
+        let now_ms = self.now_ms();
+        let next_ms = self.look_at_ms.load(Ordering::Relaxed);
+        if now_ms >= next_ms || next_ms > now_ms + LOOK_EVERY_MS {
+            self.look_at_ms.store(now_ms + LOOK_EVERY_MS, Ordering::Relaxed);
+            self.pay_what_can_be();
+        }
+        names.iter().map(|name| self.settle_one(name)).collect()
+    }
+
+    fn settle_one(&self, name: &[u8]) -> bool {
+        if names::holds_value(name) {
+            return !self.is_written(Debt::Everything, names::location_of(name))
+                && (!self.is_written(Debt::Removal, name) || self.pay_one(Debt::Removal, name));
+        }
+        !self.is_written(Debt::Tag, name) || self.pay_one(Debt::Tag, name)
+    }
+
+    fn is_written(&self, debt: Debt, name: &[u8]) -> bool {
+        self.machine.has(&self.machine.store().key(self.debts, &[&[debt as u8], name].concat()))
+    }
+
+    fn pay_one(&self, debt: Debt, name: &[u8]) -> bool {
+        let paid = match debt {
+            Debt::Removal => self.server.remove(&[name]).map(drop),
+            Debt::Tag => far::invalidate(&*self.server, name),
+            Debt::Everything => self.server.empty(),
+        };
+        if paid.is_ok() {
+            let store = self.machine.store();
+            if self.machine.delete(&store.key(self.debts, &[&[debt as u8], name].concat())) {
+                store.add_to_tier(self.name, Field::Debts, -1);
+            }
+        }
+        paid.is_ok()
+    }
+
+    fn pay_what_can_be(&self) {
+        let dead = self.owed_intents();
+        let (intended, is_complete) = self.debts_of(&dead);
+        let (mut written, lost) = self.written_debts();
+        if lost > 0 || !is_complete {
+            // What was written down has been evicted in part.
+            self.owe(Debt::Everything, &[names::location_of(b"tz:{.")]);
+            self.machine.store().add_to_tier(self.name, Field::Debts, -lost);
+        }
+        for text in &intended {
+            if let Some((debt, name)) = text.split_first().and_then(|(kind, name)| Some((Debt::of(*kind)?, name))) {
+                self.owe(debt, &[name]);
+                written.push(text.clone());
+            }
+        }
+        self.note_told(&dead);
+        let mut failures = 0;
+        for text in &written {
+            let Some((kind, name)) = text.split_first() else { continue };
+            let Some(debt) = Debt::of(*kind) else { continue };
+            failures += usize::from(!self.pay_one(debt, name));
+            if failures >= MOST_FAILURES {
+                break;
+            }
+        }
+    }
+}
