@@ -117,6 +117,8 @@ BAD = [
         (entry(**{name: {"A": 5}}), "tezkor.W001", [f"['{name}'] has no effect", f"'OPTIONS': {{'{name}'"])
         for name in ("JITTER", "TIMEOUTS", "KEYS", "TRANSACTIONAL", "DELETE_MANY_PATTERNS")
     ),
+    (entry(LOCATION="127.0.0.1:6379"), "tezkor.E001", ["looks like a server", "redis://127.0.0.1:6379/0"]),
+    (entry(LOCATION="redis:/127.0.0.1"), "tezkor.E001", ["redis://host:6379/0"]),
     (entry(OPTIONS={"MIGRATE_FROM": "redis"}), "tezkor.E002", ["is 'redis'", "'django' or 'django-redis'"]),
     (entry(OPTIONS={"MIGRATE_FROM": ["django"]}), "tezkor.E002", ["is ['django']"]),
     (entry(OPTIONS={"MIGRATE_FROM": "django"}), "tezkor.W006", ["is 'django'", "nobody signed", "expired"]),

@@ -363,6 +363,11 @@ def region_url(location: Any) -> str:
     if scheme in ("shared", "memory", "file") and colon and not rest.startswith("//"):
         root = "/" if scheme == "file" else ""
         raise ValueError(f"is {location!r}", f"Write '{scheme}://{root}{rest.lstrip('/')}'.")
+    if scheme in servers.REDIS_SCHEMES and colon and not rest.startswith("//"):
+        raise ValueError("is no URL of a server", f"Write '{scheme}://host:6379/0'.")
+    if re.fullmatch(r"[\w.-]+:\d{2,5}", location):
+        hint = f"Write 'redis://{location}/0' or 'memcached://{location}'."
+        raise ValueError(f"is {location!r}, which looks like a server", hint)
     if os.path.isabs(location):
         raise ValueError(f"is the path {location!r}", f"Write 'file://{location}' to cache in that folder.")
     return location

@@ -396,7 +396,7 @@ def _ignore_exceptions(settings: Settings, value: Any) -> None:
 
 
 def _compressor(settings: Settings, value: Any) -> None:
-    name = (value if isinstance(value, str) else str(value)).lower()
+    name = "identity" if value is None else str(value).lower()
     settings.cache["compress_min_bytes"] = 0 if "identity" in name else 1024
     if "identity" not in name and "zstd" not in name:
         settings.explained["COMPRESSOR"] = (
@@ -514,7 +514,19 @@ def _behaviors(settings: Settings, value: Any) -> None:
         settings.arguments["placement"] = "ketama-weighted"
     elif value.get("ketama"):
         settings.arguments["placement"] = "ketama"
+    else:
+        for name in ("hash", "distribution"):
+            if value.get(name) not in (None, "default", "modula"):
+                raise ValueError(
+                    f"{name!r} would put keys elsewhere; there are 'ketama' and 'ketama_weighted'."
+                )
     settings.explained["behaviors"] = "only ketama and ketama_weighted matter: they decide where keys are"
+
+
+def _tls_context(settings: Settings, value: Any) -> None:
+    if value is not None:
+        hint = "Remove it, and write 'CA_FILE', 'CERT_FILE' and 'KEY_FILE'."
+        raise Mistaken("['OPTIONS']['tls_context']", "is Python's, and connections are Tezkor's own", hint)
 
 
 def _hasher(settings: Settings, value: Any) -> None:
@@ -536,6 +548,7 @@ OF_MEMCACHED: dict[str, Reader] = {
     "password": _password,
     "behaviors": _behaviors,
     "hasher": _hasher,
+    "tls_context": _tls_context,
 }
 
 # Of Django's DatabaseCache.
