@@ -695,6 +695,10 @@ def test_what_redis_py_takes_beyond_ours_is_accepted_and_explained():
             servers.read("redis", location, given)
     with pytest.raises(servers.Mistaken, match="list of"):
         servers.read("redis", "redis://service/0", {"SENTINELS": [1]})
+    with pytest.raises(
+        ImproperlyConfigured, match=r"\['OPTIONS'\]\['CA_FILE'\] cannot be used: CA_FILE /nowhere"
+    ):
+        RedisCache("rediss://h", {"OPTIONS": {**SHARED, "CA_FILE": "/nowhere"}}).get("k")
 
 
 def test_each_outage_is_said_however_it_begins_and_in_each_process(tmp_path, caplog):

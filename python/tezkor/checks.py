@@ -116,8 +116,8 @@ def _check_explained(alias: str, backend: Any, entry: dict[str, Any]) -> Iterato
     if server is not None:
         for name, why in server.explained.items():
             yield Info(
-                f"CACHES[{alias!r}]['OPTIONS'][{name!r}] has no effect: {why}.",
-                hint="Remove it when you like.",
+                f"CACHES[{alias!r}]['OPTIONS'][{name!r}] does not do what it does elsewhere: {why}.",
+                hint="It may stay.",
                 id="tezkor.I002",
             )
 
@@ -140,10 +140,14 @@ def _check_entries(alias: str, backend: Any, entry: dict[str, Any]) -> Iterator[
         name for name in ("MAX_ENTRIES", "CULL_FREQUENCY") if isinstance(options, Mapping) and name in options
     ]
     if names and not backend.bounded_by_entries and backend.kind_of("") != "database":
+        on_server = backend.kind_of(entry.get("LOCATION", "")) is not None
+        whose = "whose server has a size of its own" if on_server else "which is bounded in bytes"
         yield Info(
             f"CACHES[{alias!r}]['OPTIONS']: {' and '.join(names)} has no effect with {backend.__name__}, "
-            "which is bounded in bytes and removes what is used least.",
-            hint="Remove it, and write SIZE if the default of 128MiB is not what you want.",
+            f"{whose} and removes what is used least.",
+            hint="It may stay."
+            if on_server
+            else "Remove it, and write SIZE if the default of 128MiB is not what you want.",
             id="tezkor.I001",
         )
 

@@ -137,7 +137,11 @@ def _server(result: Plan, kind: str, location: Any, params: Mapping[str, Any]) -
         result.wrong("tezkor.E007", mistake.where, text, hint)
         return
     except ValueError as error:
-        result.wrong("tezkor.E007", "['LOCATION']", f"cannot be used: {error}", "See docs/servers.md.")
+        text, where = str(error), "['LOCATION']"
+        for theirs, ours in servers.OPTION_OF.items():
+            if theirs in text and ours in options:
+                text, where = text.replace(theirs, ours), f"['OPTIONS'][{ours!r}]"
+        result.wrong("tezkor.E007", where, f"cannot be used: {text}", "See docs/servers.md.")
         return
     for name in ("SIZE", "DECODED_SIZE"):
         if name in options:

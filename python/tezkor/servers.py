@@ -404,6 +404,13 @@ def _compressor(settings: Settings, value: Any) -> None:
         )
 
 
+# How the engine calls what an option gives.
+OPTION_OF = {
+    "ssl_ca_certs": "CA_FILE",
+    "ssl_certfile": "CERT_FILE",
+    "ssl_keyfile": "KEY_FILE",
+    "PLACEMENT": "PLACEMENT",
+}
 CODEC_NOTE = "values are kept in Tezkor's own format, which has all types that it had"
 
 COMMON: dict[str, Reader] = {
