@@ -252,6 +252,13 @@ def test_frames_end_where_they_were_joined_however_the_stream_is_cut(
     assert not follower.midway
 
 
+def test_a_length_that_is_cut_before_its_end_is_waited_for() -> None:
+    """Its digits were taken for a whole one, and the reader went back for ever."""
+    follower = RespFrames()
+    assert follower.feed(b"*3\r\n+a\r\n$21") == []
+    assert follower.feed(b"\r\n" + b"x" * 21 + b"\r\n+b\r\n") == [30]
+
+
 def test_what_asks_for_no_answer_and_what_answers_no_question_is_not_counted() -> None:
     requests, replies = MemcachedRequests(), RespFrames()
     assert len(requests.feed(b"set k 0 0 1 noreply\r\nx\r\nget k\r\n")) == 2

@@ -103,7 +103,8 @@ class RespFrames(Frames):
         while missing > 1 and data[at : at + 1] == b"$":
             stop = data.find(b"\n", at) + 1
             length = data[at + 1 : stop - 2]
-            if not length.isdigit():
+            # A line that is cut has no end yet.
+            if not stop or not length.isdigit():
                 break
             end = stop + int(length) + 2
             if end > size:
