@@ -21,7 +21,7 @@ from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 from servers import Servers
 
-from tezkor import _native, database
+from tezkor import _native, backends, database
 from tezkor.backends import DatabaseCache as OurDatabaseCache
 from tezkor.backends import TezkorCache
 
@@ -317,6 +317,8 @@ def test_a_broken_transaction_of_one_caller_is_no_outage_for_others(
             cache.set("k", 2)
     assert cache.stats()["breaker"] == "closed"
     assert cache.get("k") == 1
+    # Its database goes with this module.
+    backends._stores.pop(cache.place)
 
 
 def test_a_transaction_that_waits_for_its_rollback_is_not_asked(postgresql: Any) -> None:
