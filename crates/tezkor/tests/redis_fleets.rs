@@ -183,12 +183,7 @@ fn a_failover_of_sentinel_is_followed() {
         let failover =
             || watched.sentinels[0].cli(&["-a", "watch", "--no-auth-warning", "SENTINEL", "FAILOVER", "shop"]) == "OK";
         wait_until("a failover begins", failover);
-        // Sentinel gives one up on a busy machine, and begins none by itself where nobody is down.
-        let begun = std::cell::Cell::new(Instant::now());
         wait_until("they changed their parts", || {
-            if begun.get().elapsed() > Duration::from_secs(8) && failover() {
-                begun.set(Instant::now());
-            }
             watched.role(1).starts_with("master") && watched.role(0).contains("connected")
         });
         wait_until("writes go to it", || set(&redis, "again", "3").is_ok_and(|put| put == Put::Done));
