@@ -3,6 +3,7 @@
 //! It never holds the Python lock while it waits, and never raises an outage to who reads: that is a miss, or with `strict` an
 //! error. What must not be silent (`add`, `incr`, a lock) raises.
 
+mod answers;
 mod later;
 mod load;
 mod values;
@@ -10,7 +11,7 @@ mod values;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pyo3::exceptions::{PyConnectionError, PyNotImplementedError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString};
@@ -18,14 +19,14 @@ use tezkor::store::Store;
 use tezkor::store::far::FarStore;
 use tezkor::store::far::server::Left;
 use tezkor::tier::{Phase, Tier};
-use tezkor::{Begin, Cache as Machine, Error, Incr, Key, Locking, Space, Timeout, When, Written};
+use tezkor::{Begin, Cache as Machine, Incr, Key, Locking, Space, Timeout, When, Written};
 
+use self::answers::truth;
 pub use self::later::Later;
 pub use self::load::FarLoad;
 use crate::alias::plain_delta;
 use crate::cache::Cache;
 use crate::codec::far::FarFormat;
-use crate::database::take_raised;
 use crate::intended::{self, Kept};
 use crate::key::{GivenPattern, KeyRule, key_text};
 use crate::report;
@@ -193,11 +194,8 @@ impl FarCache {
         stale: Option<Object<'py>>,
     ) -> PyResult<Object<'py>> {
         let post = later::offered();
-        let this = slf.get();
-        let terms = read_terms(this.timeout(timeout), tags.as_ref(), stale.as_ref())?;
-        let full = this.full_key(&key, version.as_ref())?;
-        let encoded = this.encode(&full, &value)?;
-        let values = [(full, encoded)];
+        let terms = read_terms(slf.get().timeout(timeout), tags.as_ref(), stale.as_ref())?;
+        let values = slf.get().one_value(&key, version.as_ref(), &value)?;
         let run = move |this: &FarCache| terms.with(|terms| this.put(&values, terms, When::Always));
         later::perform(slf, post, run, |py, this, written| {
             this.quiet(py, written)?;
@@ -251,11 +249,8 @@ impl FarCache {
         stale: Option<Object<'py>>,
     ) -> PyResult<Object<'py>> {
         let post = later::offered();
-        let this = slf.get();
-        let terms = read_terms(this.timeout(timeout), tags.as_ref(), stale.as_ref())?;
-        let full = this.full_key(&key, version.as_ref())?;
-        let encoded = this.encode(&full, &value)?;
-        let values = [(full, encoded)];
+        let terms = read_terms(slf.get().timeout(timeout), tags.as_ref(), stale.as_ref())?;
+        let values = slf.get().one_value(&key, version.as_ref(), &value)?;
         let run = move |this: &FarCache| terms.with(|terms| this.put(&values, terms, When::Absent));
         later::perform(slf, post, run, |py, this, written| {
             truth(py, matches!(this.loud(py, written)?[0], Written::Stored(_) | Written::Removed))
@@ -688,28 +683,18 @@ impl FarCache {
         py: Python<'_>,
         pattern: Option<GivenPattern<'_>>,
         version: Option<Object<'_>>,
-    ) -> PyResult<usize> {
+    ) -> PyResult<u64> {
         let beginning = [self.keys.prefix().as_bytes(), b":"].concat();
         let pattern = pattern.map(|pattern| self.keys.pattern(Some(pattern), version.as_ref(), py)).transpose()?;
         let is_of_a_version = |name: &[u8]| {
             let rest = name.strip_prefix(&beginning[..]).unwrap_or_default();
             rest.iter().position(|byte| *byte == b':').is_some_and(|end| rest[..end].iter().all(u8::is_ascii_digit))
         };
-        let removed = py.detach(|| -> Result<usize, Error> {
-            let mut names: Vec<Vec<u8>> = Vec::new();
-            self.store.server().scan(&beginning, &mut |name| {
-                if pattern.as_ref().map_or_else(|| is_of_a_version(name), |pattern| pattern.matches(name)) {
-                    names.push(name.to_vec());
-                }
-                true
-            })?;
-            let mut removed = 0;
-            for batch in names.chunks(500) {
-                let batch: Vec<&[u8]> = batch.iter().map(Vec::as_slice).collect();
-                removed += self.store.server().remove(&batch)?.into_iter().filter(|was_there| *was_there).count();
-            }
-            Ok(removed)
-        });
+        let fits = |name: &[u8]| match &pattern {
+            Some(pattern) => pattern.matches(name),
+            None => is_of_a_version(name),
+        };
+        let removed = py.detach(|| self.store.remove_those(&beginning, &fits));
         match removed {
             Err(error) if error.is_unsupported() => Ok(0),
             removed => Ok(self.quiet(py, removed)?.unwrap_or(0)),
@@ -806,57 +791,5 @@ impl FarCache {
         let mut full = Vec::new();
         self.keys.compose(key, version.as_ref(), &mut full)?;
         call(&self.key(&full))
-    }
-
-    /// An outage is nothing, unless the alias is strict.
-    fn quiet<T>(&self, py: Python<'_>, result: Result<T, Error>) -> PyResult<Option<T>> {
-        self.tell(py);
-        take_raised().map_or(Ok(()), Err)?;
-        match result {
-            Ok(value) => Ok(Some(value)),
-            Err(error) => {
-                // An interrupt cuts an exchange.
-                py.check_signals()?;
-                if self.strict { Err(raised(&error)) } else { Ok(None) }
-            }
-        }
-    }
-
-    /// As `quiet`, but that a server which cannot list its names says so.
-    fn listed<T>(&self, py: Python<'_>, result: Result<T, Error>) -> PyResult<Option<T>> {
-        match &result {
-            Err(error) if error.is_unsupported() => Err(raised(error)),
-            _ => self.quiet(py, result),
-        }
-    }
-
-    /// An outage raises.
-    fn loud<T>(&self, py: Python<'_>, result: Result<T, Error>) -> PyResult<T> {
-        self.tell(py);
-        take_raised().map_or(Ok(()), Err)?;
-        result.or_else(|error| {
-            py.check_signals()?;
-            Err(raised(&error))
-        })
-    }
-
-    fn tell(&self, py: Python<'_>) {
-        if self.machine.has_events()
-            && let Err(error) = report::tell(py, &self.machine)
-        {
-            error.write_unraisable(py, None);
-        }
-    }
-}
-
-fn truth(py: Python<'_>, is_true: bool) -> PyResult<Py<PyAny>> {
-    Ok(is_true.into_pyobject(py)?.to_owned().into_any().unbind())
-}
-
-fn raised(error: &Error) -> PyErr {
-    if error.is_unsupported() {
-        PyNotImplementedError::new_err(error.to_string())
-    } else {
-        PyConnectionError::new_err(error.to_string())
     }
 }

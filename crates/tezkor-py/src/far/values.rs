@@ -73,6 +73,18 @@ impl FarCache {
         Ok(Encoded::Bytes(encoded.codec, encoded.bytes))
     }
 
+    /// A key and its value, as they are stored.
+    pub(super) fn one_value(
+        &self,
+        key: &Object<'_>,
+        version: Option<&Object<'_>>,
+        value: &Object<'_>,
+    ) -> PyResult<[(Vec<u8>, Encoded); 1]> {
+        let full = self.full_key(key, version)?;
+        let encoded = self.encode(&full, value)?;
+        Ok([(full, encoded)])
+    }
+
     /// Stores values, without Python's lock.
     pub(super) fn put(
         &self,

@@ -7,11 +7,9 @@ use super::Tier;
 use super::breaker::{Breaker, Phase, TRIAL_MS};
 use crate::entry::{Timeout, Value, Written};
 use crate::error::Error;
-use crate::store::far;
+use crate::store::far::{self, tags};
 use crate::store::segment::tiers::Field;
 
-/// Names that one command removes.
-const REMOVAL: usize = 500;
 /// A debt is counted, then written down. So often, and for so long at a time, its writing is waited for.
 const WRITING_TRIES: usize = 25;
 const WRITING_TIME: Duration = Duration::from_millis(2);
@@ -109,12 +107,12 @@ impl Tier {
             let of_kind = written.iter().chain(&intended).filter(move |key| key.first() == Some(&(debt as u8)));
             of_kind.map(|key| &key[1..]).collect::<Vec<_>>()
         };
-        for batch in names(Debt::Removal).chunks(REMOVAL) {
+        for batch in names(Debt::Removal).chunks(far::REMOVAL) {
             self.server.remove(batch)?;
             self.move_on(trial, Breaker::of(*trial).phase)?;
         }
         for tag in names(Debt::Tag) {
-            far::invalidate(&*self.server, tag)?;
+            tags::invalidate(&*self.server, tag)?;
         }
         let mut beginnings = names(Debt::Everything);
         if lost > 0 || !is_complete {
@@ -138,15 +136,7 @@ impl Tier {
     }
 
     fn remove_all(&self, beginning: &[u8], trial: &mut u64) -> Result<(), Error> {
-        let mut found = Vec::new();
-        self.server.scan(beginning, &mut |name| {
-            found.push(name.to_vec());
-            true
-        })?;
-        for batch in found.chunks(REMOVAL) {
-            self.server.remove(&batch.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
-            self.move_on(trial, Breaker::of(*trial).phase)?;
-        }
-        Ok(())
+        let mut move_on = || self.move_on(trial, Breaker::of(*trial).phase);
+        far::remove_those(&*self.server, beginning, &|_| true, &mut move_on).map(drop)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::Tier;
 use super::debts::Debt;
 use crate::error::Error;
-use crate::store::far::{self, names};
+use crate::store::far::{names, tags};
 use crate::store::segment::tiers::Field;
 
 /// Between two looks at all that is owed.
@@ -49,7 +49,9 @@ impl Tier {
     fn settle(&self, names: &[&[u8]]) -> Vec<bool> {
         let now_ms = self.now_ms();
         let next_ms = self.look_at_ms.load(Ordering::Relaxed);
-        if now_ms >= next_ms || next_ms > now_ms + LOOK_EVERY_MS {
+        // What a dead worker left is written down by name at once.
+        let is_due = now_ms >= next_ms || next_ms > now_ms + LOOK_EVERY_MS;
+        if is_due || !self.owed_intents().is_empty() {
             self.look_at_ms.store(now_ms + LOOK_EVERY_MS, Ordering::Relaxed);
             self.pay_what_can_be();
         }
@@ -71,7 +73,7 @@ impl Tier {
     fn pay_one(&self, debt: Debt, name: &[u8]) -> bool {
         let paid = match debt {
             Debt::Removal => self.server.remove(&[name]).map(drop),
-            Debt::Tag => far::invalidate(&*self.server, name),
+            Debt::Tag => tags::invalidate(&*self.server, name),
             Debt::Everything => self.server.empty(),
         };
         if paid.is_ok() {

@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 use super::names::{self, Kind};
 use super::record::{Record, Tags};
 use super::server::{Held, Item, Lifetime, Mark, Put};
-use super::{FarStore, MOST_TRIES, Origin, fresh_id, lifetime, pack, seen};
+use super::tags::sequence_in;
+use super::write::{Origin, lifetime, pack};
+use super::{FarStore, MOST_TRIES, fresh_id, seen};
 use crate::entry::{Found, Stamp, Terms, Timeout, Value, Written};
 use crate::error::Error;
 use crate::key::Key;
@@ -144,7 +146,7 @@ impl FarStore {
         // In one batch: what was invalidated before is known to the sequence, what is invalidated later overtakes.
         let mut found = self.server.get(&[&sequence_name, name])?.into_iter();
         let (sequence, held) = (found.next().flatten(), found.next().flatten());
-        let sequence = match super::sequence_in(&sequence) {
+        let sequence = match sequence_in(&sequence) {
             Some(sequence) => self.saw(sequence),
             None => self.begin_sequence(&sequence_name)?,
         };

@@ -18,8 +18,9 @@ pub(crate) mod names;
 mod record;
 pub mod server;
 pub mod server_contract;
+pub(crate) mod tags;
+mod write;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -27,7 +28,7 @@ use std::time::Duration;
 
 use super::{Store, Write};
 use crate::clock::{Clock, Time};
-use crate::entry::{CODEC_COUNT, Found, Incr, Stamp, Terms, Timeout, Value, When, Written};
+use crate::entry::{CODEC_COUNT, Found, Incr, Stamp, Timeout, When, Written};
 use crate::error::Error;
 use crate::event::Stats;
 use crate::key::{Key, Space};
@@ -37,19 +38,14 @@ use crate::tier::{Debt, Intended, Tier};
 use names::Kind;
 use record::{Record, Tags};
 use server::{Held, Item, Left, Lifetime, Mark, Put, Server};
+use write::{expiry, lifetime};
 
-/// A tag that no entry names any more is forgotten after this long; entries that live longer renew it.
-const TAG_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
-/// One write in so many renews the lifetime of its tags.
-const TAG_RENEWAL: u64 = 64;
 /// Tries of what others keep changing.
 const MOST_TRIES: usize = 100;
 /// What stands before a value at most, rounded up.
 const MOST_BEFORE_VALUE: usize = 20 << 10;
-/// A number whose load took less is one to the server too.
-const DEAR_US: u32 = 1_000;
 /// Names that are removed in one batch.
-const REMOVAL: usize = 500;
+pub(crate) const REMOVAL: usize = 500;
 
 /// A store on a server.
 #[derive(Clone)]
@@ -241,108 +237,6 @@ impl FarStore {
         Ok(held.into_iter().zip(shown).map(taken).collect())
     }
 
-    /// Writes entries; what came of each. See [`Store::write`].
-    fn put(&self, writes: &[Write<'_>], when: When<'_>) -> Result<Vec<Written>, Error> {
-        let birth = self.birth(writes)?;
-        let mut results = vec![Written::Held; writes.len()];
-        let mut items = Vec::with_capacity(writes.len());
-        for (place, write) in writes.iter().enumerate() {
-            match write.terms.timeout {
-                Timeout::After(time) if time.is_zero() => {
-                    results[place] = self.put_nothing(&write.key, when)?;
-                }
-                _ if write.value.length() > self.largest_value_bytes() => {
-                    self.server.remove(&[&names::of_key(&write.key, Kind::Entry)])?;
-                    results[place] = Written::Refused;
-                }
-                timeout => {
-                    let name = names::of_key(&write.key, Kind::Entry);
-                    let bytes = pack(
-                        &name,
-                        write.value,
-                        &write.terms,
-                        Origin { birth, cost_us: 0, now_unix_ms: self.now_unix_ms() },
-                    );
-                    items.push((place, name, bytes, lifetime(timeout, write.terms.stale)));
-                }
-            }
-        }
-        let batch: Vec<Item<'_>> =
-            items.iter().map(|(_, name, bytes, lifetime)| Item { name, bytes, lifetime: *lifetime }).collect();
-        let puts = match when {
-            When::Always => self.server.set(&batch)?,
-            When::Absent => self.add(&batch)?,
-            When::Present => batch.iter().map(|item| self.replace(item)).collect::<Result<_, _>>()?,
-            When::Unchanged(stamp) => {
-                batch.iter().map(|item| self.server.swap(item, &stamp.mark())).collect::<Result<_, _>>()?
-            }
-        };
-        let is_refused =
-            results.iter().any(|written| matches!(written, Written::Refused)) || puts.contains(&Put::TooLarge);
-        if let (true, Some(tier)) = (is_refused, &self.tier) {
-            tier.tell_refused();
-        }
-        for ((place, _, bytes, _), put) in items.iter().zip(puts) {
-            results[*place] = match put {
-                Put::Done => Written::Stored(Stamp::of_mark(&Mark::of_value(bytes))),
-                Put::Held => Written::Held,
-                Put::TooLarge => Written::Refused,
-            };
-        }
-        Ok(results)
-    }
-
-    /// What a write with a timeout of zero does: a set removes, the others act as if what they wrote had expired at once.
-    fn put_nothing(&self, key: &Key<'_>, when: When<'_>) -> Result<Written, Error> {
-        let name = names::of_key(key, Kind::Entry);
-        Ok(match when {
-            When::Always => {
-                self.server.remove(&[&name])?;
-                Written::Removed
-            }
-            When::Absent if self.look(key)?.is_none() => Written::Removed,
-            When::Unchanged(stamp) if self.server.remove_marked(&name, &stamp.mark())? => Written::Removed,
-            When::Present if self.server.remove(&[&name])?[0] => Written::Removed,
-            _ => Written::Held,
-        })
-    }
-
-    /// Where nothing is, or nothing that may be read: a placeholder, what has expired or was invalidated.
-    fn add(&self, items: &[Item<'_>]) -> Result<Vec<Put>, Error> {
-        let mut puts = self.server.add(items)?;
-        for (item, put) in items.iter().zip(&mut puts).filter(|(_, put)| **put == Put::Held) {
-            for _ in 0..MOST_TRIES {
-                let Some(held) = self.server.get(&[item.name])?.remove(0) else {
-                    *put = self.server.add(&[*item])?[0];
-                    if *put == Put::Held { continue } else { break }
-                };
-                if self.is_fresh(item.name, &held)? {
-                    break;
-                }
-                *put = self.server.swap(item, &held.mark)?;
-                if *put != Put::Held {
-                    break;
-                }
-            }
-        }
-        Ok(puts)
-    }
-
-    /// Only where something is.
-    fn replace(&self, item: &Item<'_>) -> Result<Put, Error> {
-        for _ in 0..MOST_TRIES {
-            let Some(held) = self.server.get(&[item.name])?.remove(0) else { return Ok(Put::Held) };
-            if !self.is_fresh(item.name, &held)? {
-                return Ok(Put::Held);
-            }
-            match self.server.swap(item, &held.mark)? {
-                Put::Held => {}
-                put => return Ok(put),
-            }
-        }
-        Ok(Put::Held)
-    }
-
     fn is_fresh(&self, name: &[u8], held: &Held) -> Result<bool, Error> {
         let Some(seen) = seen(name, held) else { return Ok(false) };
         let now_unix_ms = self.now_unix_ms();
@@ -360,124 +254,11 @@ impl FarStore {
         Ok(found.map(|found| (held, found)))
     }
 
-    /// Whether the tags of each are no newer than its birth. The tags belong to the prefix that `name` lies in.
-    pub(crate) fn are_tags_fresh(&self, name: &[u8], entries: &[&Seen<'_>]) -> Result<Vec<bool>, Error> {
-        if entries.iter().all(|entry| entry.record.tags.is_empty()) {
-            return Ok(vec![true; entries.len()]);
-        }
-        let beginning = names::beginning_of_tags(name);
-        let wanted: BTreeSet<&[u8]> = entries.iter().flat_map(|entry| entry.record.tags.iter()).collect();
-        let tag_names: Vec<Vec<u8>> = wanted.iter().map(|tag| [&beginning, *tag, b"}"].concat()).collect();
-        let sequence_name = names::sequence_beside(name);
-        let all: Vec<&[u8]> = std::iter::once(&sequence_name).chain(&tag_names).map(Vec::as_slice).collect();
-        let numbers: Vec<Option<u64>> = self.server.get(&all)?.iter().map(sequence_in).collect();
-        // Of a sequence that was lost and begun anew by a clock that is behind: nobody knows what was invalidated since.
-        let Some(sequence) = numbers[0] else { return Ok(vec![false; entries.len()]) };
-        let invalidated: BTreeMap<&[u8], u64> =
-            wanted.into_iter().zip(&numbers[1..]).filter_map(|(tag, number)| Some((tag, (*number)?))).collect();
-        let is_fresh = |entry: &&Seen<'_>| {
-            let birth = entry.record.birth;
-            let mut tags = entry.record.tags.iter();
-            birth <= sequence && tags.all(|tag| invalidated.get(tag).is_some_and(|number| *number <= birth))
-        };
-        Ok(entries.iter().map(|entry| entry.record.tags.is_empty() || is_fresh(entry)).collect())
-    }
-
-    /// The birth of writes with tags, which are all of one location; the tags exist afterwards.
-    fn birth(&self, writes: &[Write<'_>]) -> Result<u64, Error> {
-        let tagged = || writes.iter().filter(|write| !write.terms.tags.is_empty());
-        let Some(first) = tagged().next() else { return Ok(0) };
-        let tags: BTreeSet<Vec<u8>> =
-            tagged().flat_map(|write| write.terms.tags.iter().map(|tag| names::of_tag(write.key.space, tag))).collect();
-        let longest =
-            tagged().map(|write| lifetime(write.terms.timeout, write.terms.stale)).max_by_key(
-                |lifetime| match lifetime {
-                    Lifetime::After(time) => *time,
-                    _ => Duration::MAX,
-                },
-            );
-        let tags: Vec<Vec<u8>> = tags.into_iter().collect();
-        Ok(self.with_tags(first.key.space, &tags, longest.unwrap_or(Lifetime::Never))?.0)
-    }
-
-    /// The sequence, and that of each tag; a tag that the server does not know is created with the present one.
-    pub(crate) fn with_tags(
-        &self,
-        space: Space,
-        tags: &[Vec<u8>],
-        longest: Lifetime,
-    ) -> Result<(u64, Vec<u64>), Error> {
-        let sequence_name = names::of_sequence(space);
-        let all: Vec<&[u8]> = std::iter::once(&sequence_name).chain(tags).map(Vec::as_slice).collect();
-        let found = self.server.get(&all)?;
-        let sequence = match sequence_in(&found[0]) {
-            Some(sequence) => self.saw(sequence),
-            None => self.begin_sequence(&sequence_name)?,
-        };
-        let known: Vec<Option<u64>> = found[1..].iter().map(sequence_in).collect();
-        let text = sequence.to_string();
-        let tag_lifetime = match longest {
-            Lifetime::After(time) if time <= TAG_LIFETIME / 2 => Lifetime::After(TAG_LIFETIME),
-            _ => Lifetime::Never,
-        };
-        let missing: Vec<Item<'_>> = tags
-            .iter()
-            .zip(&known)
-            .filter(|(_, known)| known.is_none())
-            .map(|(name, _)| Item { name, bytes: text.as_bytes(), lifetime: tag_lifetime })
-            .collect();
-        if !missing.is_empty() {
-            self.server.add(&missing)?;
-        }
-        let is_renewal = tag_lifetime == Lifetime::Never || fresh_id().is_multiple_of(TAG_RENEWAL);
-        if is_renewal && missing.len() < tags.len() {
-            let renewed: Vec<(&[u8], i64, Lifetime)> = tags.iter().map(|name| (&name[..], 0, tag_lifetime)).collect();
-            self.server.raise(&renewed)?;
-        }
-        // One that somebody else created meanwhile is of the present too.
-        Ok((sequence, known.into_iter().map(|known| known.unwrap_or(sequence)).collect()))
-    }
-
-    /// Begins a sequence that the server does not know, or has lost: above all numbers that were given out before, which grow more
-    /// slowly than the microseconds since 1970.
-    fn begin_sequence(&self, name: &[u8]) -> Result<u64, Error> {
-        let first = self.time.now_us();
-        self.server.add(&[Item { name, bytes: first.to_string().as_bytes(), lifetime: Lifetime::Never }])?;
-        let found = self.server.get(&[name])?.remove(0);
-        Ok(sequence_in(&found).unwrap_or(first))
-    }
-
-    /// The last number of the sequence that this process has seen. It never waits, and may be behind: a load that takes it for
-    /// its birth is taken for older than it is, never for younger.
-    pub fn known_sequence(&self) -> u64 {
-        self.known.load(Ordering::SeqCst)
-    }
-
-    fn saw(&self, sequence: u64) -> u64 {
-        self.known.fetch_max(sequence, Ordering::SeqCst);
-        sequence
-    }
-
     /// Whether an entry that was found should be loaded anew before it expires.
     pub fn is_due(&self, found: &Found, begin: Begin) -> bool {
         let Found { stamp, .. } = found;
         begin.refresh
             || (stamp.cost_us > 0 && stamp.expires_ms > 0 && stamp.is_due(self.now_unix_ms(), begin.beta, begin.dice))
-    }
-
-    /// The sequence of invalidations of a location: the birth of a load that begins now.
-    pub fn sequence(&self, space: Space) -> Result<u64, Error> {
-        Ok(self.with_tags(space, &[], Lifetime::Never)?.0)
-    }
-
-    fn next_number(&self, name: &[u8]) -> Result<u64, Error> {
-        for _ in 0..MOST_TRIES {
-            if let Incr::Value(number) = self.server.incr(name, 1)? {
-                return Ok(number as u64);
-            }
-            self.begin_sequence(name)?;
-        }
-        Err(Error::outage(format!("{} keeps no numbers", self.server.title())))
     }
 
     /// The time that an entry lives on; the outer `None`: there is none; the inner: for ever.
@@ -490,14 +271,6 @@ impl FarStore {
             Left::Never => Some(None),
             Left::Time(left) => Some(Some(left.saturating_sub(Duration::from_millis(stale)))),
         })
-    }
-
-    /// The tags of an entry, whether fresh or not.
-    pub fn tags(&self, key: &Key<'_>) -> Result<Vec<Vec<u8>>, Error> {
-        let name = names::of_key(key, Kind::Entry);
-        let held = self.server.get(&[&name])?.remove(0);
-        let seen = held.as_ref().and_then(|held| seen(&name, held));
-        Ok(seen.map(|seen| seen.record.tags.iter().map(<[u8]>::to_vec).collect()).unwrap_or_default())
     }
 
     fn touch_one(&self, key: &Key<'_>, timeout: Timeout) -> Result<bool, Error> {
@@ -564,93 +337,34 @@ impl FarStore {
     }
 
     /// Removes the names that begin so and fit, placeholders of loads included: what they bring is not stored then.
-    fn remove_those(&self, beginning: &[u8], fits: &dyn Fn(&[u8]) -> bool) -> Result<u64, Error> {
-        let mut found = Vec::new();
-        self.server.scan(beginning, &mut |name| {
-            if fits(name) {
-                found.push(name.to_vec());
-            }
-            true
-        })?;
-        found.sort();
-        found.dedup();
-        let mut removed = 0;
-        for batch in found.chunks(REMOVAL) {
-            let batch: Vec<&[u8]> = batch.iter().map(Vec::as_slice).collect();
-            removed += self.server.remove(&batch)?.into_iter().filter(|was_there| *was_there).count() as u64;
+    pub fn remove_those(&self, beginning: &[u8], fits: &dyn Fn(&[u8]) -> bool) -> Result<u64, Error> {
+        remove_those(&*self.server, beginning, fits, &mut || Ok(()))
+    }
+}
+
+/// Removes the names on a server that begin so and fit, in batches, with something done after each; how many there were.
+pub(crate) fn remove_those(
+    server: &dyn Server,
+    beginning: &[u8],
+    fits: &dyn Fn(&[u8]) -> bool,
+    after_batch: &mut dyn FnMut() -> Result<(), Error>,
+) -> Result<u64, Error> {
+    let mut found = Vec::new();
+    server.scan(beginning, &mut |name| {
+        if fits(name) {
+            found.push(name.to_vec());
         }
-        Ok(removed)
+        true
+    })?;
+    found.sort();
+    found.dedup();
+    let mut removed = 0;
+    for batch in found.chunks(REMOVAL) {
+        let batch: Vec<&[u8]> = batch.iter().map(Vec::as_slice).collect();
+        removed += server.remove(&batch)?.into_iter().filter(|was_there| *was_there).count() as u64;
+        after_batch()?;
     }
-}
-
-/// Invalidates a tag by its name on a server, after an outage.
-pub(crate) fn invalidate(server: &dyn Server, tag: &[u8]) -> Result<(), Error> {
-    match server.incr(&names::sequence_beside(tag), 1)? {
-        Incr::Value(sequence) => server.raise(&[(tag, sequence, Lifetime::After(TAG_LIFETIME))]),
-        // Without a sequence no entry with tags is fresh; the next one is above all births.
-        _ => server.remove(&[tag]).map(drop),
-    }
-}
-
-/// A number of the sequence.
-fn sequence_in(held: &Option<Held>) -> Option<u64> {
-    u64::try_from(record::number(&held.as_ref()?.bytes)?).ok()
-}
-
-/// Where and when an entry comes from.
-#[derive(Clone, Copy)]
-pub(crate) struct Origin {
-    pub(crate) birth: u64,
-    pub(crate) cost_us: u32,
-    pub(crate) now_unix_ms: u64,
-}
-
-/// The bytes of an entry: of a count, if nothing else has to be kept, the text of its number.
-pub(crate) fn pack(name: &[u8], value: Value<'_>, terms: &Terms<'_>, origin: Origin) -> Vec<u8> {
-    let Origin { birth, cost_us, now_unix_ms } = origin;
-    let number;
-    let (codec, value): (u8, &[u8]) = match value {
-        Value::Count(count) => {
-            number = count.to_string();
-            (CODEC_COUNT, number.as_bytes())
-        }
-        Value::Bytes { codec, bytes } => (codec, bytes),
-    };
-    // What was dear to load keeps its cost, for an early refresh.
-    if codec == CODEC_COUNT && terms.tags.is_empty() && terms.stale.is_zero() && cost_us < DEAR_US {
-        return value.to_vec();
-    }
-    let packed = Tags::pack(terms.tags);
-    let is_expiry_known = !terms.stale.is_zero() || cost_us > 0;
-    let record = Record {
-        codec,
-        has_value: true,
-        is_loading: false,
-        id: fresh_id(),
-        birth,
-        expires_unix_ms: if is_expiry_known { expiry(terms.timeout, now_unix_ms) } else { 0 },
-        stale_ms: u64::try_from(terms.stale.as_millis()).unwrap_or(u64::MAX).min((1 << 48) - 1),
-        cost_us,
-        tags: Tags::of(&packed),
-        value,
-    };
-    record.pack(name)
-}
-
-fn expiry(timeout: Timeout, now_unix_ms: u64) -> u64 {
-    match timeout {
-        Timeout::After(time) => now_unix_ms.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
-        Timeout::Never | Timeout::Keep => 0,
-    }
-}
-
-/// How long the server keeps an entry: until nobody may serve it any more.
-pub(crate) fn lifetime(timeout: Timeout, stale: Duration) -> Lifetime {
-    match timeout {
-        Timeout::Never => Lifetime::Never,
-        Timeout::Keep => Lifetime::Keep,
-        Timeout::After(time) => Lifetime::After(time.saturating_add(stale).max(Duration::from_millis(1))),
-    }
+    Ok(removed)
 }
 
 impl Store for FarStore {
@@ -715,12 +429,7 @@ impl Store for FarStore {
         }
         let tags: Vec<Vec<u8>> = tags.iter().map(|tag| names::of_tag(space, tag)).collect();
         let tags: Vec<&[u8]> = tags.iter().map(Vec::as_slice).collect();
-        let raised = self.next_number(&names::of_sequence(space)).and_then(|sequence| {
-            let raised: Vec<_> =
-                tags.iter().map(|name| (*name, sequence as i64, Lifetime::After(TAG_LIFETIME))).collect();
-            self.server.raise(&raised)
-        });
-        self.owed(raised, Debt::Tag, &tags)
+        self.owed(self.raise_tags(space, &tags), Debt::Tag, &tags)
     }
 
     fn clear(&self, space: Space) -> Result<(), Error> {
@@ -748,6 +457,7 @@ impl Store for FarStore {
 mod tests {
     use super::fixture::Memory;
     use super::*;
+    use crate::entry::{Terms, Value};
     use crate::store::contract::{self, Checked};
 
     #[test]
