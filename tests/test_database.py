@@ -360,8 +360,9 @@ def test_a_transaction_lost_to_a_deadlock_is_said_so(way: Way) -> None:
 
 
 def test_nothing_is_tidied_up_inside_a_transaction(way: Way) -> None:
-    way.server.set([(b"old", b"x", 1)])
-    threading.Event().wait(0.02)
+    # It lives on while this very write may tidy up, and is over when the others could.
+    way.server.set([(b"old", b"x", 500)])
+    threading.Event().wait(0.6)
     with transaction.atomic(using=way.alias):
         for number in range(250):
             way.server.set([(b"k%d" % number, b"x", MINUTE)])
