@@ -373,7 +373,9 @@ class TezkorCache(Verbs):
         if plan.server is not None and plan.server.kind != "database" and plan.older is None:
             cls = type(self)
             mine["_left"] = {
-                name: mine[f"_{name}"] for name, own in LEFT.items() if getattr(cls, name) is own
+                name: mine[f"_{LEFT_TO.get(name, name)}"]
+                for name, own in LEFT.items()
+                if getattr(cls, name) is own
             }
 
     def _native(self) -> Any:
@@ -420,8 +422,11 @@ LEFT = {
         "delete_many",
         "has_key",
         "incr",
+        "decr",
     )
 }
+# The native method that does it, where that has another name.
+LEFT_TO = {"decr": "incr"}
 NATIVE_METHODS = tuple(
     name[1:]
     for name in TezkorCache.__annotations__

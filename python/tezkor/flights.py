@@ -163,9 +163,7 @@ def flight_of(where: Where, load: Load) -> Flight | None:
     """The flight that somebody who has begun to ask for a key as long ago as this load may wait for."""
     flight = open_flights.get(where)
     if flight is None and not load.is_near and (ended := _ended.get(where)) is not None:
-        with _lock:
-            is_met = time.monotonic() - ended.ended_at <= load.age
-        return ended if is_met else None
+        return ended if time.monotonic() - ended.ended_at <= load.age else None
     return flight
 
 

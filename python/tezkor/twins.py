@@ -163,7 +163,7 @@ class AsyncTwins(BaseCache):  # type: ignore[misc]
     ) -> Any:
         if self._near:
             return self.decr(key, delta, version, default=default, timeout=timeout)
-        if self._later("incr") is not None:
+        if self._later("decr") is not None:
             return await self.aincr(key, -delta, version, default=default, timeout=timeout)
         return await away(self.decr, key, delta, version, default=default, timeout=timeout)
 

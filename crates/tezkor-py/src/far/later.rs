@@ -10,10 +10,12 @@ use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -83,19 +85,41 @@ impl Work {
 /// Where the end of an operation is told: to the future of the method that was called for a loop.
 pub struct Post {
     mail: Arc<Mail>,
-    future: Py<PyAny>,
+    future: Option<Py<PyAny>>,
+    /// Whether it was left to a thread; a method may also answer at once.
+    is_left: bool,
 }
 
 impl Post {
+    fn left(mut self) -> Post {
+        self.is_left = true;
+        self
+    }
+
     /// Tells the loop.
-    fn send(self, finish: Finish) {
-        let mut done = lock(&self.mail.done);
-        done.push((self.future, finish));
-        drop(done);
+    fn send(mut self, finish: Finish) {
+        self.deliver(finish);
+    }
+
+    fn deliver(&mut self, finish: Finish) {
+        let Some(future) = self.future.take() else { return };
+        lock(&self.mail.done).push((future, finish));
         if !self.mail.is_told.swap(true, Ordering::SeqCst) {
             // A loop that is gone has closed its end.
             let _ = (&self.mail.bell).write(&[1]);
         }
+    }
+}
+
+impl Drop for Post {
+    /// Nobody waits for ever for work that broke off.
+    fn drop(&mut self) {
+        if !self.is_left {
+            return;
+        }
+        self.deliver(Box::new(|_| {
+            Err(PyRuntimeError::new_err("an operation on a server broke off; please report it"))
+        }));
     }
 }
 
@@ -189,7 +213,7 @@ impl Later {
     ) -> PyResult<Bound<'py, PyAny>> {
         LEFT.set(false);
         let future = r#loop.call_method0(intern!(slf.py(), "create_future"))?;
-        OFFERED.set(Some(Post { mail: slf.get().mail.clone(), future: future.clone().unbind() }));
+        OFFERED.set(Some(Post { mail: slf.get().mail.clone(), future: Some(future.clone().unbind()), is_left: false }));
         let answer = method.call1(args);
         OFFERED.take();
         let answer = answer?;
@@ -223,6 +247,7 @@ pub(super) fn read<'py>(
     let cache = slf.clone().unbind();
     let (kept, name) = (cache.clone_ref(py), full.clone());
     let show: Show = Box::new(move |py, found| show(py, cache.get(), &name, found));
+    let post = post.left();
     Ok(leave(py, Work::Read(kept, vec![Reading { full, post, show }])))
 }
 
@@ -239,6 +264,7 @@ pub(super) fn perform<'py, R: Send + 'static>(
         return Ok(finish(py, this, done)?.into_bound(py));
     };
     let cache = slf.clone().unbind();
+    let post = post.left();
     let work = move || {
         let done = run(cache.get());
         post.send(Box::new(move |py| finish(py, cache.get(), done)));
@@ -320,7 +346,8 @@ impl Pool {
                 }
             }
             drop(queue);
-            work.run();
+            // One that panics has said so, and its futures are told as it is dropped; the thread goes on.
+            let _ = catch_unwind(AssertUnwindSafe(|| work.run()));
             queue = lock(&self.queue);
         }
     }
