@@ -102,7 +102,7 @@ CONTENDERS = [
         lambda place: {
             "BACKEND": "tezkor.backends.RedisCache",
             "LOCATION": place.redis_url(2),
-            "OPTIONS": {"REGION": f"bench-{place.run}"},
+            "OPTIONS": {"REGION": f"bench-servers-{place.run}"},
         },
     ),
     Contender(
@@ -112,7 +112,7 @@ CONTENDERS = [
         lambda place: {
             "BACKEND": "tezkor.backends.MemcachedCache",
             "LOCATION": place.memcached,
-            "OPTIONS": {"REGION": f"bench-{place.run}"},
+            "OPTIONS": {"REGION": f"bench-servers-{place.run}"},
         },
     ),
     Contender(

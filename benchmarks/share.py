@@ -50,8 +50,12 @@ def tables(measured: list[dict[str, Any]]) -> list[str]:
 
 def claims(measured: list[dict[str, Any]]) -> list[Claim]:
     size, target = PROMISED
-    shares = [one["share"] for one in measured if one["value_bytes"] == size and "share" in one]
-    worst = min(shares, default=None)
-    shown = "-" if worst is None else f"{worst:.1%}"
-    ok = None if worst is None else worst >= target
-    return [Claim("payload share of the region at 1 KiB values", f"{target:.0%}", shown, ok)]
+    found = []
+    for region in REGIONS:
+        shares = [
+            one["share"] for one in measured if (one["size_bytes"], one["value_bytes"]) == (region, size) and "share" in one
+        ]
+        shown = f"{shares[0]:.1%}" if shares else "-"
+        ok = shares[0] >= target if shares else None
+        found.append(Claim(f"payload share of {region // MIB} MiB at 1 KiB values", f"{target:.0%}", shown, ok))
+    return found

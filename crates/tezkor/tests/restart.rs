@@ -185,3 +185,28 @@ fn a_region_of_another_size_is_used_as_it_is_and_replaced_when_nobody_uses_it() 
     newcomer(&large, false, "size was changed");
     apart(|| assert_eq!(Shelf::open(&large).cache.stats().region_bytes, 2 * REGION_BYTES));
 }
+
+/// One that has come to a region uses it, though it has neither read nor written yet.
+#[test]
+fn a_region_is_not_replaced_under_a_worker_that_has_only_come_to_it() {
+    let place = Place::new("size-idle");
+    let (small, large) = (place.shared(REGION_BYTES), place.shared(2 * REGION_BYTES));
+    let board = support::board::Board::new(1);
+    let user = Child::start(|| {
+        let mut shelf = Shelf::open(&small);
+        assert!(!shelf.cache.has(&shelf.key(b"nothing")));
+        board.set(0, 1);
+        board.wait_for(0, 2);
+        assert!(is_warm(&mut shelf));
+        assert!(is_stored(shelf.set(7, 2, 100)));
+        assert_eq!(shelf.get(7), Some((2, 100)));
+    });
+    board.wait_for(0, 1);
+    apart(|| {
+        let mut shelf = Shelf::open(&large);
+        assert_eq!(shelf.cache.stats().region_bytes, REGION_BYTES);
+        write_all(&mut shelf);
+        board.set(0, 2);
+    });
+    user.finish();
+}

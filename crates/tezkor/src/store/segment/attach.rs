@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::Attached;
 use super::layout::{Geometry, MAGIC, MOST_WORKERS, SMALLEST_REGION_BYTES, header, segment};
 use super::lock::{Held, Liveness, LockFile};
 use super::map::Mapping;
@@ -54,34 +55,23 @@ impl Place {
     }
 }
 
-/// A region that has been come to.
-pub(crate) struct Opened {
-    pub(crate) region: Region,
-    pub(crate) liveness: Liveness,
-    /// Device and inode of the file.
-    pub(crate) file: Option<(u64, u64)>,
-    /// The path of a file that survives a reboot.
-    pub(crate) disk: Option<PathBuf>,
-    /// What the user should know.
-    pub(crate) notes: Vec<String>,
-}
-
 /// Private memory of this process.
-pub(crate) fn open_private(size_bytes: u64, clock: Clock) -> io::Result<Opened> {
+pub(crate) fn open_private(size_bytes: u64, clock: Clock) -> io::Result<Attached> {
     open_private_with(size_bytes, clock, [os::random()?, os::random()?, os::random()?])
 }
 
 /// The same with these numbers as seed, id and epoch.
-pub(crate) fn open_private_with(size_bytes: u64, clock: Clock, random: [u64; 3]) -> io::Result<Opened> {
+pub(crate) fn open_private_with(size_bytes: u64, clock: Clock, random: [u64; 3]) -> io::Result<Attached> {
     let geometry = Geometry::of_size(size_bytes);
     let words = Words::new(Mapping::private(geometry.size_bytes)?);
     write_header(&words, &geometry, clock, random)?;
     let liveness = Liveness::Private(Held::new(geometry.workers));
     let region = Region::new(words, geometry, Box::new(|_, _| Room::Reserved));
-    Ok(Opened { region, liveness, file: None, disk: None, notes: Vec::new() })
+    Ok(Attached::new(region, liveness, None, None))
 }
 
-/// The file of a region, attached to or made; waits this long for another process that is making it.
+/// The file of a region, attached to or made, and what the user should know; waits this long for another process that is making
+/// it. This process has its row when it returns: from then on nobody who asks for another size replaces the file.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn open_file(
     place: &Place,
@@ -90,7 +80,7 @@ pub(crate) fn open_file(
     clock: Clock,
     survives_boot: bool,
     wait: Duration,
-) -> io::Result<Opened> {
+) -> io::Result<(Attached, Vec<String>)> {
     let path = place.directory();
     let handle = open_directory(path.parent().unwrap_or(&path), &path)?;
     remove_unused(&handle, &path, name);
@@ -131,13 +121,10 @@ pub(crate) fn open_file(
         let found = file.metadata()?;
         let reserve = reserve_in(path.join(&file_name), found.dev(), found.ino());
         let region = Region::new(mapping, geometry, reserve);
-        Ok(Opened {
-            region,
-            liveness: Liveness::Locks(locks.clone()),
-            file: Some((found.dev(), found.ino())),
-            disk: survives_boot.then(|| path.join(&file_name)),
-            notes,
-        })
+        let disk = survives_boot.then(|| path.join(&file_name));
+        let attached = Attached::new(region, Liveness::Locks(locks.clone()), Some((found.dev(), found.ino())), disk);
+        attached.life();
+        Ok((attached, notes))
     })
 }
 

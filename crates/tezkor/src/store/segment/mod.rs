@@ -46,7 +46,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 
 use self::alloc::Worker;
-use self::attach::{Opened, Place};
+use self::attach::Place;
 use self::counters::Counter;
 use self::layout::{MOST_WORKERS, SMALLEST_REGION_BYTES};
 use self::lock::Liveness;
@@ -114,6 +114,7 @@ enum Refusal {
 pub(crate) struct Attached {
     region: Region,
     liveness: Liveness,
+    /// Device and inode of the file.
     file: Option<(u64, u64)>,
     /// The path of a region that survives a reboot.
     disk: Option<PathBuf>,
@@ -123,22 +124,20 @@ pub(crate) struct Attached {
     refresh_at_ms: AtomicU64,
 }
 
-impl From<Opened> for Attached {
-    fn from(opened: Opened) -> Self {
+impl Attached {
+    fn new(region: Region, liveness: Liveness, file: Option<(u64, u64)>, disk: Option<PathBuf>) -> Self {
         Attached {
-            region: opened.region,
-            liveness: opened.liveness,
-            file: opened.file,
-            disk: opened.disk,
+            region,
+            liveness,
+            file,
+            disk,
             life: ArcSwapOption::empty(),
             enter_at_ms: AtomicU64::new(0),
             sweep_at_ms: AtomicU64::new(0),
             refresh_at_ms: AtomicU64::new(0),
         }
     }
-}
 
-impl Attached {
     fn space_of(&self, location: [u64; 2], prefix: [u64; 2]) -> Space {
         let ledger = self.region.ledger();
         Space {
@@ -182,7 +181,7 @@ impl SegmentStore {
         };
         Ok(SegmentStore {
             region_id: AtomicU64::new(opened.region.id),
-            attached: ArcSwap::from_pointee(opened.into()),
+            attached: ArcSwap::from_pointee(opened),
             place,
             size_bytes,
             time: Time::new(clock),
@@ -202,12 +201,12 @@ impl SegmentStore {
         clock: Clock,
         wait: Duration,
         events: &mut Vec<Event>,
-    ) -> io::Result<Opened> {
+    ) -> io::Result<Attached> {
         let Place::File { name, survives_boot, .. } = place else {
             return attach::open_private(size_bytes, clock);
         };
-        let mut opened = attach::open_file(place, name, size_bytes, clock, *survives_boot, wait)?;
-        events.extend(opened.notes.drain(..).map(|text| Event::new(Level::Warning, text)));
+        let (opened, notes) = attach::open_file(place, name, size_bytes, clock, *survives_boot, wait)?;
+        events.extend(notes.into_iter().map(|text| Event::new(Level::Warning, text)));
         Ok(opened)
     }
 
@@ -218,7 +217,7 @@ impl SegmentStore {
         clock: Clock,
         error: &io::Error,
         events: &mut Vec<Event>,
-    ) -> io::Result<Opened> {
+    ) -> io::Result<Attached> {
         let size_bytes = (size_bytes / PRIVATE_SHARE).clamp(SMALLEST_REGION_BYTES, LARGEST_PRIVATE_BYTES);
         events.push(Event::new(
             Level::Warning,
@@ -604,9 +603,9 @@ impl SegmentStore {
         }
     }
 
-    fn attach(&self, opened: Opened) {
+    fn attach(&self, opened: Attached) {
         let region_id = opened.region.id;
-        self.attached.store(Arc::new(opened.into()));
+        self.attached.store(Arc::new(opened));
         self.region_id.store(region_id, Ordering::Release);
     }
 

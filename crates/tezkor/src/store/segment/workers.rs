@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_comes_to_begin_late_has_the_row_of_the_first() {
-        let attached = Attached::from(attach::open_private(2 << 20, Clock::Boot).expect("private memory"));
+        let attached = attach::open_private(2 << 20, Clock::Boot).expect("private memory");
         let rows: Vec<usize> =
             (0..3).map(|_| attached.begin().as_ref().expect("there are rows").worker.row()).collect();
         assert_eq!(rows, [0, 0, 0]);
