@@ -88,7 +88,7 @@ pub(crate) fn open_file(
     let rows = Geometry::of_size(size_bytes).workers;
     let locks = LockFile::open(&handle, &path.join(&lock_name), &lock_name, rows)?;
     locks.refresh();
-    locks.while_creating(wait, || {
+    let (attached, notes) = locks.while_creating(wait, || {
         let file_name = format!("{name}.region");
         let mut notes = Vec::new();
         let wanted = Wanted { size_bytes, clock, survives_boot };
@@ -123,9 +123,12 @@ pub(crate) fn open_file(
         let region = Region::new(mapping, geometry, reserve);
         let disk = survives_boot.then(|| path.join(&file_name));
         let attached = Attached::new(region, Liveness::Locks(locks.clone()), Some((found.dev(), found.ino())), disk);
-        attached.life();
+        attached.come();
         Ok((attached, notes))
-    })
+    })?;
+    // Writing to the disk may take long, and others may be waiting for their turn to come.
+    attached.mark_in_use();
+    Ok((attached, notes))
 }
 
 struct Wanted {

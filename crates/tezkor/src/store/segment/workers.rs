@@ -50,6 +50,15 @@ impl Attached {
 
     #[cold]
     fn begin(&self) -> Guard<Option<Arc<Life>>> {
+        self.join(|| self.mark_in_use())
+    }
+
+    /// Takes the row of a process that comes to the region; [`Attached::mark_in_use`] has to follow before it works.
+    pub(crate) fn come(&self) {
+        self.join(|| ());
+    }
+
+    fn join(&self, mark: impl FnOnce()) -> Guard<Option<Arc<Life>>> {
         let now_ms = os::boot_ms();
         let old = self.life.load();
         match &*old {
@@ -64,7 +73,7 @@ impl Attached {
             self.life.compare_and_swap(&old, None);
             return self.life.load();
         };
-        self.mark_in_use();
+        mark();
         let life = Arc::new(Life { worker: Worker::joining(owner), forks: os::forks() });
         let before = self.life.compare_and_swap(&old, Some(life));
         let won = match (&*before, &*old) {
@@ -195,7 +204,7 @@ impl Attached {
 
     /// A region on disk is marked as in use, on the disk too, before its first worker writes to it: after a power loss it is
     /// not trusted.
-    fn mark_in_use(&self) {
+    pub(crate) fn mark_in_use(&self) {
         let Some(file) = self.open_disk() else { return };
         self.region.header(header::ATTACHED).add(1);
         if self.region.header(header::SYNCED).load(WordOrdering::SeqCst) == 0 && file.sync_all().is_ok() {
