@@ -1,5 +1,7 @@
 //! A tier is a server itself: what each operation changes or reads, and what it owes when nobody knows what became of it.
 
+use std::collections::BTreeMap;
+
 use super::Tier;
 use crate::entry::Incr;
 use crate::error::Error;
@@ -9,6 +11,10 @@ use crate::store::far::server::{Foreign, Held, Item, Left, Lifetime, Mark, Put, 
 impl Server for Tier {
     fn title(&self) -> String {
         self.server.title()
+    }
+
+    fn place_of(&self, name: &[u8]) -> usize {
+        self.server.place_of(name)
     }
 
     fn largest_value_bytes(&self) -> usize {
@@ -32,9 +38,12 @@ impl Server for Tier {
             return self.change(&names_of(items), |server| server.set(items));
         }
         match self.ask(|| false, |server| server.set(items)) {
-            Err(error) if error.is_outage() => self.each(items, error, |item| {
-                self.change(&[item.name], |server| server.set(std::slice::from_ref(item))).map(|puts| puts[0])
-            }),
+            Err(error) if error.is_outage() => self.by_place(
+                items,
+                |item| item.name,
+                error,
+                |items| self.change(&names_of(items), |server| server.set(items)),
+            ),
             result => result,
         }
     }
@@ -54,8 +63,9 @@ impl Server for Tier {
             return self.change(names, |server| server.remove(names));
         }
         match self.ask(|| false, |server| server.remove(names)) {
-            Err(error) if error.is_outage() => self
-                .each(names, error, |name| self.change(&[name], |server| server.remove(&[name])).map(|were| were[0])),
+            Err(error) if error.is_outage() => {
+                self.by_place(names, |name| name, error, |names| self.change(names, |server| server.remove(names)))
+            }
             result => result,
         }
     }
@@ -106,18 +116,28 @@ impl Undone for bool {
 }
 
 impl Tier {
-    /// Does with each what could not be done with all; an error where it could be done with none.
-    fn each<I, T: Undone>(
+    /// Does with those of each place what could not be done with all; an error where it could be done nowhere.
+    fn by_place<'n, I: Copy, T: Undone + Copy>(
         &self,
         all: &[I],
+        name: impl Fn(&I) -> &'n [u8],
         error: Error,
-        one: impl Fn(&I) -> Result<T, Error>,
+        some: impl Fn(&[I]) -> Result<Vec<T>, Error>,
     ) -> Result<Vec<T>, Error> {
-        let done: Vec<Result<T, Error>> = all.iter().map(one).collect();
-        if done.iter().all(Result::is_err) {
-            return Err(error);
+        let mut places: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (at, one) in all.iter().enumerate() {
+            places.entry(self.server.place_of(name(one))).or_default().push(at);
         }
-        Ok(done.into_iter().map(|done| done.unwrap_or(T::UNDONE)).collect())
+        let mut done = vec![T::UNDONE; all.len()];
+        let mut is_any_up = false;
+        for positions in places.values() {
+            let those: Vec<I> = positions.iter().map(|at| all[*at]).collect();
+            if let Ok(results) = some(&those) {
+                is_any_up = true;
+                positions.iter().zip(results).for_each(|(at, result)| done[*at] = result);
+            }
+        }
+        if is_any_up { Ok(done) } else { Err(error) }
     }
 }
 

@@ -1,12 +1,16 @@
 //! Debts: what the server could not be told, written down in the region of the machine until it has been. It stands for itself
 //! alone: a debt that is lost for want of room has been counted, and then everything is removed.
+//!
+//! What is owed once more while it is being paid is owed still: it is written anew each time, and whoever pays crosses out the
+//! writing that he has seen before he paid.
 
 use std::time::Duration;
 
 use super::Tier;
 use super::breaker::{Breaker, Phase, TRIAL_MS};
-use crate::entry::{Timeout, Value, Written};
+use crate::entry::{Timeout, Value, When, Written};
 use crate::error::Error;
+use crate::key::Key;
 use crate::store::far::{self, tags};
 use crate::store::segment::tiers::Field;
 
@@ -32,18 +36,64 @@ impl Debt {
     }
 }
 
+/// The value of what is written down: that it is there says all.
+const WRITING: Value<'static> = Value::Bytes { codec: 0, bytes: b"" };
+
+/// A debt as it is written down.
+pub(super) struct Noted {
+    /// Its kind and its name.
+    pub(super) text: Vec<u8>,
+    writing: [u64; 2],
+}
+
+impl Noted {
+    /// Its kind, and what it is about.
+    pub(super) fn debt(&self) -> Option<(Debt, &[u8])> {
+        let (kind, name) = self.text.split_first()?;
+        Some((Debt::of(*kind)?, name))
+    }
+}
+
 impl Tier {
     /// Writes down what the server could not be told. From here on nobody asks it before it has been.
     pub(crate) fn owe(&self, debt: Debt, names: &[&[u8]]) {
+        let store = self.machine.store();
         for name in names {
             let text = [&[debt as u8], *name].concat();
-            let store = self.machine.store();
             // Counted before it is written: one that is lost for want of room is missed then.
             store.add_to_tier(self.name, Field::Debts, 1);
-            let written = self.machine.add(&store.key(self.debts, &text), Value::Count(1), Timeout::Never);
-            if matches!(written, Written::Held) {
+            if self.write_down(&store.key(self.debts, &text)) {
                 store.add_to_tier(self.name, Field::Debts, -1);
             }
+        }
+    }
+
+    /// Whether it was written down, and is written anew.
+    fn write_down(&self, key: &Key<'_>) -> bool {
+        loop {
+            if !matches!(self.machine.add(key, WRITING, Timeout::Never), Written::Held) {
+                return false;
+            }
+            match self.machine.store().write(key, WRITING, Timeout::Never.into(), When::Present) {
+                // Somebody has paid it meanwhile.
+                Written::Held => {}
+                written => return matches!(written, Written::Stored(_)),
+            }
+        }
+    }
+
+    /// A debt as it is written down at this moment.
+    pub(super) fn noted(&self, text: &[u8]) -> Option<Noted> {
+        let store = self.machine.store();
+        let writing = store.writing_of(&store.key(self.debts, text))?;
+        Some(Noted { text: text.to_vec(), writing })
+    }
+
+    /// The server has been told of it since it was looked at.
+    pub(super) fn cross_out(&self, noted: &Noted) {
+        let store = self.machine.store();
+        if store.remove_writing(&store.key(self.debts, &noted.text), noted.writing) {
+            store.add_to_tier(self.name, Field::Debts, -1);
         }
     }
 
@@ -78,23 +128,24 @@ impl Tier {
     }
 
     /// What is written down, and what the count of it says beyond that.
-    pub(super) fn written_debts(&self) -> (Vec<Vec<u8>>, i64) {
-        let mut written = Vec::new();
+    pub(super) fn written_debts(&self) -> (Vec<Noted>, i64) {
+        let mut texts: Vec<Vec<u8>> = Vec::new();
+        let mut lost = 0;
         for _ in 0..WRITING_TRIES {
             let owed = self.debts();
-            written.clear();
-            self.machine.scan_location(self.debts, &mut |key| {
-                written.push(key.to_vec());
+            texts.clear();
+            self.machine.scan_location(self.debts, &mut |text| {
+                texts.push(text.to_vec());
                 true
             });
-            if written.len() as u64 >= owed {
-                return (written, 0);
+            lost = (owed as i64 - texts.len() as i64).max(0);
+            if lost == 0 {
+                break;
             }
             // Another worker has counted one that it is about to write.
             std::thread::sleep(WRITING_TIME);
         }
-        let lost = self.debts() as i64 - written.len() as i64;
-        (written, lost.max(0))
+        (texts.iter().filter_map(|text| self.noted(text)).collect(), lost)
     }
 
     /// Pays what is written down at this moment.
@@ -104,8 +155,8 @@ impl Tier {
         let (intended, is_complete) = self.debts_of(&dead);
         let (written, lost) = self.written_debts();
         let names = |debt: Debt| {
-            let of_kind = written.iter().chain(&intended).filter(move |key| key.first() == Some(&(debt as u8)));
-            of_kind.map(|key| &key[1..]).collect::<Vec<_>>()
+            let texts = written.iter().map(|noted| &noted.text).chain(&intended);
+            texts.filter(|text| text.first() == Some(&(debt as u8))).map(|text| &text[1..]).collect::<Vec<_>>()
         };
         for batch in names(Debt::Removal).chunks(far::REMOVAL) {
             self.server.remove(batch)?;
@@ -125,10 +176,8 @@ impl Tier {
                 removed => removed?,
             }
         }
-        for key in &written {
-            if self.machine.delete(&store.key(self.debts, key)) {
-                store.add_to_tier(self.name, Field::Debts, -1);
-            }
+        for noted in &written {
+            self.cross_out(noted);
         }
         store.add_to_tier(self.name, Field::Debts, -lost);
         self.note_told(&dead);

@@ -1,18 +1,20 @@
 //! Several servers of which each has names of its own. One that is away takes its names with it, and no others: the breaker stays
 //! closed as long as another answers, and what a name is owed is paid before that name is read, or it is not read.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
 use super::Tier;
-use super::debts::Debt;
+use super::debts::{Debt, Noted};
 use crate::error::Error;
 use crate::store::far::{names, tags};
 use crate::store::segment::tiers::Field;
 
 /// Between two looks at all that is owed.
 const LOOK_EVERY_MS: u64 = 250;
-/// So many failures end a look: what is owed to a server that is away is many.
-const MOST_FAILURES: usize = 20;
+/// How long a look takes at most, and how much is told at a time: a reader pays what others owe.
+const LOOK_MS: u64 = 20;
+const BATCH: usize = 100;
 
 impl Tier {
     /// Whether a server that is away may leave others that answer.
@@ -60,29 +62,32 @@ impl Tier {
 
     fn settle_one(&self, name: &[u8]) -> bool {
         if names::holds_value(name) {
-            return !self.is_written(Debt::Everything, names::location_of(name))
-                && (!self.is_written(Debt::Removal, name) || self.pay_one(Debt::Removal, name));
+            return !self.is_written(Debt::Everything, names::location_of(name)) && self.pay_one(Debt::Removal, name);
         }
-        !self.is_written(Debt::Tag, name) || self.pay_one(Debt::Tag, name)
+        self.pay_one(Debt::Tag, name)
     }
 
     fn is_written(&self, debt: Debt, name: &[u8]) -> bool {
         self.machine.has(&self.machine.store().key(self.debts, &[&[debt as u8], name].concat()))
     }
 
+    /// Pays what is owed for a name; whether nothing is owed any more.
     fn pay_one(&self, debt: Debt, name: &[u8]) -> bool {
-        let paid = match debt {
-            Debt::Removal => self.server.remove(&[name]).map(drop),
-            Debt::Tag => tags::invalidate(&*self.server, name),
-            Debt::Everything => self.server.empty(),
-        };
-        if paid.is_ok() {
-            let store = self.machine.store();
-            if self.machine.delete(&store.key(self.debts, &[&[debt as u8], name].concat())) {
-                store.add_to_tier(self.name, Field::Debts, -1);
-            }
+        let text = [&[debt as u8], name].concat();
+        let Some(noted) = self.noted(&text) else { return true };
+        self.pay_noted(debt, &[&noted]).is_ok() && !self.is_written(debt, name)
+    }
+
+    /// Pays debts of one kind.
+    fn pay_noted(&self, debt: Debt, noted: &[&Noted]) -> Result<(), Error> {
+        let names: Vec<&[u8]> = noted.iter().map(|noted| &noted.text[1..]).collect();
+        match debt {
+            Debt::Removal => self.server.remove(&names).map(drop)?,
+            Debt::Tag => names.iter().try_for_each(|tag| tags::invalidate(&*self.server, tag))?,
+            Debt::Everything => self.server.empty()?,
         }
-        paid.is_ok()
+        noted.iter().for_each(|noted| self.cross_out(noted));
+        Ok(())
     }
 
     fn pay_what_can_be(&self) {
@@ -97,17 +102,30 @@ impl Tier {
         for text in &intended {
             if let Some((debt, name)) = text.split_first().and_then(|(kind, name)| Some((Debt::of(*kind)?, name))) {
                 self.owe(debt, &[name]);
-                written.push(text.clone());
+                written.extend(self.noted(text));
             }
         }
         self.note_told(&dead);
-        let mut failures = 0;
-        for text in &written {
-            let Some((kind, name)) = text.split_first() else { continue };
+        // What is owed to a server that is away waits; the others are told in batches.
+        let mut homes: BTreeMap<(Option<usize>, u8), Vec<&Noted>> = BTreeMap::new();
+        for noted in &written {
+            let Some((debt, name)) = noted.debt() else { continue };
+            // Everything is all servers'.
+            let place = (debt != Debt::Everything).then(|| self.server.place_of(name));
+            homes.entry((place, debt as u8)).or_default().push(noted);
+        }
+        let mut away = BTreeSet::new();
+        let until_ms = self.now_ms() + LOOK_MS;
+        for ((place, kind), debts) in &homes {
             let Some(debt) = Debt::of(*kind) else { continue };
-            failures += usize::from(!self.pay_one(debt, name));
-            if failures >= MOST_FAILURES {
-                break;
+            for batch in debts.chunks(if debt == Debt::Removal { BATCH } else { 1 }) {
+                if self.now_ms() >= until_ms {
+                    return;
+                }
+                if away.contains(place) || self.pay_noted(debt, batch).is_err() {
+                    away.insert(*place);
+                    break;
+                }
             }
         }
     }

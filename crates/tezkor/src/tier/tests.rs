@@ -3,30 +3,32 @@ use crate::config::Config;
 use crate::entry::{Terms, Timeout, Value, When};
 use crate::store::far::FarStore;
 use crate::store::far::fixture::Memory;
-use crate::store::far::server::{Item, Lifetime};
+use crate::store::far::server::{Item, Lifetime, Put};
 use crate::store::{Store, Write};
 
 /// A machine with two workers, each with a tier of its own over the same server and region.
 struct Machine {
     server: Arc<Memory>,
     workers: [FarStore; 2],
+    tiers: [Arc<Tier>; 2],
     region: Cache,
 }
 
 fn machine(name: &str) -> Machine {
     let server = Arc::new(Memory::default());
     let region = Cache::open(&Config::new(&format!("memory://tier {name}")).expect("a location")).expect("memory");
-    let worker = || FarStore::behind(Arc::new(Tier::new(server.clone(), region.clone(), "memory")));
-    Machine { workers: [worker(), worker()], server, region }
+    // A name of its own: what a process has said of a server it says once.
+    let tiers = [(); 2].map(|()| Arc::new(Tier::new(server.clone(), region.clone(), name)));
+    Machine { workers: tiers.clone().map(FarStore::behind), tiers, server, region }
 }
 
 impl Machine {
     fn phase(&self) -> Phase {
-        self.workers[0].tier().expect("it has one").phase()
+        self.tiers[0].phase()
     }
 
     fn debts(&self) -> u64 {
-        self.workers[0].tier().expect("it has one").debts()
+        self.tiers[0].debts()
     }
 
     /// What a worker reads; an outage is a miss.
@@ -59,10 +61,6 @@ impl Machine {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
-}
-
-fn tier_of(machine: &Machine) -> &Tier {
-    machine.workers[0].tier().expect("it has one")
 }
 
 #[test]
@@ -115,11 +113,11 @@ fn what_was_changed_during_an_outage_is_told_before_anything_is_read() {
     let store = &machine.workers[0];
     assert!(store.invalidate_tags(store.space(b"", b""), &[b"t"]).is_err());
     assert!(!machine.remove(b"removed"), "twice");
-    assert!(tier_of(&machine).remove(&[b"of another library", b"tz:{.!a lock}"]).is_err());
+    assert!(machine.tiers[0].remove(&[b"of another library", b"tz:{.!a lock}"]).is_err());
     assert_eq!(machine.debts(), 5, "a lock is no value");
     machine.server.come_back();
     machine.wait_until_closed();
-    assert!(tier_of(&machine).foreign(&[b"of another library"]).expect("it answers")[0].is_none());
+    assert!(machine.tiers[0].foreign(&[b"of another library"]).expect("it answers")[0].is_none());
     let names = [&b"removed"[..], b"set", b"set with tags", b"tagged", b"kept", b"other"];
     assert_eq!(names.map(|name| machine.get(1, name).is_some()), [false, false, false, false, true, true]);
     assert_eq!(machine.debts(), 0);
@@ -155,13 +153,92 @@ fn a_server_is_told_outside_of_transactions_only() {
     assert_eq!(machine.debts(), 0);
 }
 
+/// One worker is paying a debt when another sets the key anew, and a third fails to remove it again.
+#[test]
+fn what_is_owed_once_more_while_it_is_paid_is_owed_still() {
+    for is_fleet in [false, true] {
+        let machine = machine(if is_fleet { "once more, fleet" } else { "once more" });
+        let name = if is_fleet { name_of_place(&machine, 1) } else { b"k".to_vec() };
+        if is_fleet {
+            machine.server.become_fleet();
+        }
+        assert!(machine.set(&name, &[]));
+        machine.server.go_away();
+        assert!(!machine.remove(&name));
+        machine.server.come_back();
+        let entry = entry_of(&machine, &name);
+        let another = machine.tiers[1].clone();
+        machine.server.after_removal(move |server| {
+            let item = Item { name: &entry, bytes: b"x", lifetime: Lifetime::Never };
+            assert_eq!(server.set(&[item]).expect("it answers"), [Put::Done]);
+            another.owe(Debt::Removal, &[&entry]);
+        });
+        machine.get(0, &name);
+        machine.wait_until_closed();
+        let left = machine.server.get(&[&entry_of(&machine, &name)]).expect("it answers");
+        assert!(left[0].is_none(), "it was to be removed");
+        assert_eq!(machine.debts(), 0);
+    }
+}
+
+/// A name that one of two servers has.
+fn name_of_place(machine: &Machine, place: usize) -> Vec<u8> {
+    let names = (0..100).map(|number| format!("name {number}").into_bytes());
+    names.into_iter().find(|name| machine.server.place_of(&entry_of(machine, name)) == place).expect("every other one")
+}
+
+fn entry_of(machine: &Machine, name: &[u8]) -> Vec<u8> {
+    let store = &machine.workers[0];
+    names::of_key(&store.key(store.space(b"", b""), name), names::Kind::Entry)
+}
+
+/// The second of two servers has some of the tags: what could not be said of them is said before an entry that has one is read,
+/// whatever server that entry is on.
+#[test]
+fn a_fleet_settles_the_tags_of_what_is_read() {
+    let machine = machine("fleet tags");
+    machine.server.become_fleet();
+    let tags: Vec<Vec<u8>> = (0..8).map(|number| format!("tag {number}").into_bytes()).collect();
+    let entries: Vec<Vec<u8>> = (0..8).map(|number| format!("entry {number}").into_bytes()).collect();
+    for (entry, tag) in entries.iter().zip(&tags) {
+        assert!(machine.set(entry, &[tag]));
+    }
+    machine.server.go_away();
+    let store = &machine.workers[0];
+    for tag in &tags {
+        let _ = store.invalidate_tags(store.space(b"", b""), &[tag]);
+    }
+    assert!((1..8).contains(&machine.debts()), "some tags are on the server that is away: {}", machine.debts());
+    assert!(entries.iter().all(|entry| machine.get(1, entry).is_none()));
+    machine.server.come_back();
+    assert!(entries.iter().all(|entry| machine.get(1, entry).is_none()), "no read before the debts are paid");
+    machine.wait_until_closed();
+    assert!(entries.iter().all(|entry| machine.get(1, entry).is_none()));
+}
+
+#[test]
+fn a_fleet_that_was_cleared_in_part_serves_nothing_until_it_is_empty() {
+    let machine = machine("fleet clear");
+    machine.server.become_fleet();
+    let entries = [name_of_place(&machine, 0), name_of_place(&machine, 1)];
+    assert!(entries.iter().all(|entry| machine.set(entry, &[])));
+    machine.server.go_away();
+    let store = &machine.workers[0];
+    assert!(store.clear(store.space(b"", b"")).is_err());
+    assert!(entries.iter().all(|entry| machine.get(1, entry).is_none()));
+    machine.server.come_back();
+    machine.wait_until_closed();
+    assert!(entries.iter().all(|entry| machine.get(1, entry).is_none()));
+    assert!(machine.set(&entries[1], &[]) && machine.get(1, &entries[1]).is_some());
+}
+
 #[test]
 fn debts_that_were_evicted_empty_the_server() {
     let machine = machine("evicted");
     assert!(machine.set(b"one", &[]) && machine.set(b"two", &[]));
     machine.server.go_away();
     assert!(!machine.remove(b"one"));
-    machine.region.clear(machine.workers[0].tier().expect("it has one").debts);
+    machine.region.clear(machine.tiers[0].debts);
     machine.server.come_back();
     machine.wait_until_closed();
     assert_eq!((machine.get(0, b"one"), machine.get(0, b"two")), (None, None));
@@ -200,7 +277,7 @@ fn writers_that_never_rest_do_not_hold_up_the_recovery() {
 fn a_server_that_catches_up_takes_changes_and_serves_no_entry() {
     let machine = machine("catches up");
     assert!(machine.set(b"k", &[]));
-    let tier = machine.workers[0].tier().expect("it has one");
+    let tier = &machine.tiers[0];
     let catching_up = Breaker { phase: Phase::CatchingUp, until_ms: tier.now_ms() + TRIAL_MS, failures: 0, opened: 1 };
     assert!(machine.region.store().replace_tier(tier.name, Field::Breaker, 0, catching_up.word()));
     let store = &machine.workers[0];

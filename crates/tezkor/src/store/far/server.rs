@@ -116,6 +116,11 @@ pub trait Server: Send + Sync {
         false
     }
 
+    /// The number of the server that a name lives on, of several.
+    fn place_of(&self, _name: &[u8]) -> usize {
+        0
+    }
+
     /// Whether some of several servers answer, so that an outage concerns the names of the others alone.
     fn is_partly_up(&self) -> bool {
         false

@@ -86,11 +86,6 @@ impl Memcached {
         self.here().nodes.iter().filter_map(Node::down).collect()
     }
 
-    /// The number of the server, in the order of the settings, that a name lives on.
-    pub fn place_of(&self, name: &[u8]) -> usize {
-        self.ring.server_of(name)
-    }
-
     /// The servers as this process reaches them. A child of a fork leaves the connections of its parent alone, but for its copies of
     /// their descriptors, which it closes.
     fn here(&self) -> Guard<Arc<Here>> {
@@ -236,6 +231,11 @@ impl Server for Memcached {
 
     fn is_fleet(&self) -> bool {
         self.here().nodes.len() > 1
+    }
+
+    /// In the order of the settings.
+    fn place_of(&self, name: &[u8]) -> usize {
+        self.ring.server_of(name)
     }
 
     fn is_partly_up(&self) -> bool {

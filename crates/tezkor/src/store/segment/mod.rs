@@ -414,6 +414,24 @@ impl SegmentStore {
         Written::Removed
     }
 
+    /// Which writing of a key is there: its region, and the entry. Counts as no read.
+    pub(crate) fn writing_of(&self, key: &Key<'_>) -> Option<[u64; 2]> {
+        let (attached, now_ms) = self.enter();
+        let renewed = attached.renewed(key);
+        let key = renewed.as_ref().unwrap_or(key);
+        let located = attached.region.find(key).filter(|located| attached.region.is_live(key, located, now_ms))?;
+        Some([attached.region.id, located.header.id])
+    }
+
+    /// Removes an entry if it is still that writing of its key; whether it was. For entries that nobody loads.
+    pub(crate) fn remove_writing(&self, key: &Key<'_>, writing: [u64; 2]) -> bool {
+        let (attached, _) = self.enter();
+        let renewed = attached.renewed(key);
+        let key = renewed.as_ref().unwrap_or(key);
+        let [region_id, id] = writing;
+        region_id == attached.region.id && attached.region.remove_unchanged(key, id)
+    }
+
     /// Removes an entry and invalidates the key for loads under way; whether there was one.
     pub fn remove(&self, key: &Key<'_>) -> bool {
         let (attached, now_ms) = self.enter();

@@ -207,6 +207,19 @@ impl Region {
         });
     }
 
+    /// Removes the entry with this id, if it is still the one of its key; whether it was. Not for counts, which change in place.
+    pub(crate) fn remove_unchanged(&self, key: &Key<'_>, id: u64) -> bool {
+        for _ in 0..MOST_TRIES {
+            let Ok(located) = self.locate(key) else { continue };
+            let Some(located) = located.filter(|located| located.header.id == id) else { return false };
+            if self.swap(located.position, located.word, |_| 0) {
+                self.free_large_unowned(located.word);
+                return true;
+            }
+        }
+        false
+    }
+
     /// Removes an entry; whether there was one that could be read before its key was invalidated.
     pub(crate) fn remove(&self, key: &Key<'_>, now_ms: u64) -> bool {
         self.remove_tentative(key.low);
