@@ -27,6 +27,10 @@ def threads() -> int:
     return names.count("tezkor")
 
 
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
 def test_tasks_are_answered_as_threads_are(on_server: Any) -> None:
     cache = on_server
 
@@ -130,13 +134,13 @@ def test_tasks_of_many_loops_share_a_few_threads_and_leave_nothing_open(on_serve
 
     asyncio.run(tasks())
     gc.collect()
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     for _ in range(50):
         asyncio.run(on_server.aget("k1"))
         assert async_to_sync(on_server.aget)("k2") == "k2"
     asyncio.run(tasks())
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) <= before + MOST_THREADS
+    assert descriptors() <= before + MOST_THREADS
     assert 1 <= threads() <= MOST_THREADS
 
 
@@ -223,7 +227,12 @@ def test_answers_that_come_when_their_loop_is_gone_hurt_nobody(on_server: Any) -
         asyncio.ensure_future(on_server.aget("k"))  # noqa: RUF006 (nobody waits for it)
         await asyncio.sleep(0)
 
+    asyncio.run(leave())
+    time.sleep(0.05)
+    before = descriptors()
     for _ in range(200):
         asyncio.run(leave())
     time.sleep(0.05)
     assert asyncio.run(on_server.aget("k")) == 1
+    gc.collect()
+    assert descriptors() <= before + 2, "loops that are gone keep nothing open"

@@ -193,6 +193,9 @@ class Later:
     def is_own(self, /) -> bool:
         """Whether it was made by this process, not by one that it was forked from."""
 
+    def close(self, /) -> None:
+        """The loop is gone: what comes back for it is nobody's."""
+
     def drain(self, /) -> None:
         """Ends the futures of the operations that have come back."""
 

@@ -23,10 +23,21 @@ def call(method: Callable[..., Any], *args: Any) -> Awaitable[Any]:
     assert loop is not None
     later = _loops.get(loop)
     if later is None or not later.is_own():
+        _let_go()
         later = _native.Later()
         loop.add_reader(later.fileno(), later.drain)
         _loops[loop] = later
     return later.call(loop, method, *args)
+
+
+def _let_go() -> None:
+    """Forgets loops that were closed before all answers had come: the futures of these would keep them for ever."""
+    for reference in _loops.keyrefs():
+        loop = reference()
+        if loop is not None and loop.is_closed():
+            later = _loops.pop(loop, None)
+            if later is not None:
+                later.close()
 
 
 def may_write(cache: Any) -> bool:

@@ -103,7 +103,10 @@ impl Post {
 
     fn deliver(&mut self, finish: Finish) {
         let Some(future) = self.future.take() else { return };
-        lock(&self.mail.done).push((future, finish));
+        match &mut *lock(&self.mail.done) {
+            Some(done) => done.push((future, finish)),
+            None => return,
+        }
         if !self.mail.is_told.swap(true, Ordering::SeqCst) {
             // A loop that is gone has closed its end.
             let _ = (&self.mail.bell).write(&[1]);
@@ -126,7 +129,8 @@ impl Drop for Post {
 struct Mail {
     bell: UnixStream,
     is_told: AtomicBool,
-    done: Mutex<Vec<(Py<PyAny>, Finish)>>,
+    /// `None`: the loop is gone. Else what is here would keep the loop, and the loop what is here, for ever.
+    done: Mutex<Option<Vec<(Py<PyAny>, Finish)>>>,
 }
 
 /// The operations of one event loop.
@@ -159,7 +163,7 @@ impl Later {
         let (bell, ear) = UnixStream::pair()?;
         bell.set_nonblocking(true)?;
         ear.set_nonblocking(true)?;
-        let mail = Arc::new(Mail { bell, is_told: AtomicBool::new(false), done: Mutex::default() });
+        let mail = Arc::new(Mail { bell, is_told: AtomicBool::new(false), done: Mutex::new(Some(Vec::new())) });
         Ok(Self { mail, ear, forks: tezkor::forks() })
     }
 
@@ -175,6 +179,13 @@ impl Later {
         self.forks == tezkor::forks()
     }
 
+    /// The loop is gone: what comes back for it is nobody's.
+    #[pyo3(signature = (/))]
+    fn close(&self) {
+        let done = lock(&self.mail.done).take();
+        drop(done);
+    }
+
     /// Ends the futures of the operations that have come back.
     #[pyo3(signature = (/))]
     fn drain(&self, py: Python<'_>) -> PyResult<()> {
@@ -188,8 +199,8 @@ impl Later {
         }
         // Before what is done is taken: who comes later rings again.
         self.mail.is_told.store(false, Ordering::SeqCst);
-        let done = std::mem::take(&mut *lock(&self.mail.done));
-        for (future, finish) in done {
+        let done = lock(&self.mail.done).as_mut().map(std::mem::take);
+        for (future, finish) in done.into_iter().flatten() {
             let future = future.bind(py);
             if future.call_method0(intern!(py, "done"))?.is_truthy()? {
                 continue; // cancelled
