@@ -774,6 +774,16 @@ def test_old_values_never_come_back_behind_an_outage_a_clear_or_a_refresh(tmp_pa
             old.client.get_client().set("unrelated", 1)
             new.clear()
             assert old.client.get_client().get("unrelated") == b"1"
+            for away in (new.clear, new.clear_prefix, lambda: new.delete_pattern("k7*")):
+                old.set("k7", "old7", 300)
+                assert new.get("k7") == "old7"
+                process.send_signal(signal.SIGSTOP)
+                away()
+                process.send_signal(signal.SIGCONT)
+                new.set("probe", 1)
+                wait_until(lambda: new.set("probe", 1) or new.get("probe") == 1)
+                assert new.get("k7") is None
+            assert old.client.get_client().get("unrelated") == b"1"
     finally:
         process.kill()
         process.wait()

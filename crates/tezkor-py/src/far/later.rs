@@ -32,6 +32,9 @@ const MOST_TOGETHER: usize = 64;
 /// What is done when it has come back, with Python's lock.
 type Finish = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
 
+/// A future, and how it is ended.
+type Done = (Py<PyAny>, Finish);
+
 /// What is done with what a read has found.
 type Show = Box<dyn FnOnce(Python<'_>, Result<Fetched, Error>) -> PyResult<Py<PyAny>> + Send>;
 
@@ -130,7 +133,7 @@ struct Mail {
     bell: UnixStream,
     is_told: AtomicBool,
     /// `None`: the loop is gone. Else what is here would keep the loop, and the loop what is here, for ever.
-    done: Mutex<Option<Vec<(Py<PyAny>, Finish)>>>,
+    done: Mutex<Option<Vec<Done>>>,
 }
 
 /// The operations of one event loop.

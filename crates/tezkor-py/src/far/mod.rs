@@ -686,19 +686,11 @@ impl FarCache {
     ) -> PyResult<u64> {
         let beginning = [self.keys.prefix().as_bytes(), b":"].concat();
         let pattern = pattern.map(|pattern| self.keys.pattern(Some(pattern), version.as_ref(), py)).transpose()?;
-        let is_of_a_version = |name: &[u8]| {
-            let rest = name.strip_prefix(&beginning[..]).unwrap_or_default();
-            rest.iter().position(|byte| *byte == b':').is_some_and(|end| rest[..end].iter().all(u8::is_ascii_digit))
-        };
-        let fits = |name: &[u8]| match &pattern {
-            Some(pattern) => pattern.matches(name),
-            None => is_of_a_version(name),
-        };
-        let removed = py.detach(|| self.store.remove_those(&beginning, &fits));
-        match removed {
-            Err(error) if error.is_unsupported() => Ok(0),
-            removed => Ok(self.quiet(py, removed)?.unwrap_or(0)),
-        }
+        let removed = py.detach(|| {
+            let fits = pattern.as_ref().map(|pattern| |name: &[u8]| pattern.matches(name));
+            self.store.remove_old(&beginning, fits.as_ref().map(|fits| fits as &dyn Fn(&[u8]) -> bool))
+        });
+        Ok(self.quiet(py, removed)?.unwrap_or(0))
     }
 
     /// How many seconds what is under a full key as its very name lives on: None for ever.

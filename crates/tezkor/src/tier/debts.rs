@@ -11,7 +11,7 @@ use super::breaker::{Breaker, Phase, TRIAL_MS};
 use crate::entry::{Timeout, Value, When, Written};
 use crate::error::Error;
 use crate::key::Key;
-use crate::store::far::{self, tags};
+use crate::store::far::{self, names, tags};
 use crate::store::segment::tiers::Field;
 
 /// A debt is counted, then written down. So often, and for so long at a time, its writing is waited for.
@@ -27,12 +27,14 @@ pub(crate) enum Debt {
     Tag = b't' as isize,
     /// Everything that begins so.
     Everything = b'e' as isize,
+    /// What another library left under this prefix, in any version.
+    Old = b'o' as isize,
 }
 
 impl Debt {
     /// The kind that stands before a name.
     pub(super) fn of(kind: u8) -> Option<Debt> {
-        [Debt::Removal, Debt::Tag, Debt::Everything].into_iter().find(|debt| *debt as u8 == kind)
+        [Debt::Removal, Debt::Tag, Debt::Everything, Debt::Old].into_iter().find(|debt| *debt as u8 == kind)
     }
 }
 
@@ -176,12 +178,28 @@ impl Tier {
                 removed => removed?,
             }
         }
+        for beginning in names(Debt::Old) {
+            self.remove_old(beginning, &mut || self.move_on(trial, Breaker::of(*trial).phase))?;
+        }
         for noted in &written {
             self.cross_out(noted);
         }
         store.add_to_tier(self.name, Field::Debts, -lost);
         self.note_told(&dead);
         Ok(())
+    }
+
+    /// Where names cannot be listed, nothing of another library is removed by its beginning.
+    pub(super) fn remove_old(
+        &self,
+        beginning: &[u8],
+        after_batch: &mut dyn FnMut() -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        match far::remove_those(&*self.server, beginning, &|name| names::is_of_a_version(name, beginning), after_batch)
+        {
+            Err(error) if error.is_unsupported() => Ok(()),
+            removed => removed.map(drop),
+        }
     }
 
     fn remove_all(&self, beginning: &[u8], trial: &mut u64) -> Result<(), Error> {

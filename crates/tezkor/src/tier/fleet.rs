@@ -85,6 +85,7 @@ impl Tier {
             Debt::Removal => self.server.remove(&names).map(drop)?,
             Debt::Tag => names.iter().try_for_each(|tag| tags::invalidate(&*self.server, tag))?,
             Debt::Everything => self.server.empty()?,
+            Debt::Old => names.iter().try_for_each(|beginning| self.remove_old(beginning, &mut || Ok(())))?,
         }
         noted.iter().for_each(|noted| self.cross_out(noted));
         Ok(())
@@ -110,8 +111,8 @@ impl Tier {
         let mut homes: BTreeMap<(Option<usize>, u8), Vec<&Noted>> = BTreeMap::new();
         for noted in &written {
             let Some((debt, name)) = noted.debt() else { continue };
-            // Everything is all servers'.
-            let place = (debt != Debt::Everything).then(|| self.server.place_of(name));
+            // The others are all servers'.
+            let place = matches!(debt, Debt::Removal | Debt::Tag).then(|| self.server.place_of(name));
             homes.entry((place, debt as u8)).or_default().push(noted);
         }
         let mut away = BTreeSet::new();

@@ -22,10 +22,12 @@ pub(crate) struct Memory {
     is_in_transaction: AtomicBool,
     is_fleet: AtomicBool,
     /// What happens when something has been removed and nobody knows yet.
-    after_removal: Mutex<Option<Box<dyn FnOnce(&Memory) + Send>>>,
+    after_removal: Mutex<Option<Call>>,
 }
 
 type Values = BTreeMap<Vec<u8>, (Vec<u8>, Option<u64>)>;
+
+type Call = Box<dyn FnOnce(&Memory) + Send>;
 
 const LARGEST: usize = 1 << 20;
 

@@ -47,6 +47,9 @@ const MOST_BEFORE_VALUE: usize = 20 << 10;
 /// Names that are removed in one batch.
 pub(crate) const REMOVAL: usize = 500;
 
+/// Which names are meant.
+pub type Fits<'f> = &'f dyn Fn(&[u8]) -> bool;
+
 /// A store on a server.
 #[derive(Clone)]
 pub struct FarStore {
@@ -333,6 +336,19 @@ impl FarStore {
         match self.remove_those(&names::of_location(space), &|_| true) {
             Err(error) if error.is_unsupported() => self.server.empty(),
             removed => removed.map(drop),
+        }
+    }
+
+    /// Removes what another library left under a prefix, in any version, or what of it fits a pattern; how much it was. After an
+    /// outage all of it goes. 0 where names cannot be listed.
+    pub fn remove_old(&self, beginning: &[u8], pattern: Option<Fits<'_>>) -> Result<u64, Error> {
+        let fits = |name: &[u8]| match pattern {
+            Some(fits) => fits(name),
+            None => names::is_of_a_version(name, beginning),
+        };
+        match self.remove_those(beginning, &fits) {
+            Err(error) if error.is_unsupported() => Ok(0),
+            removed => self.owed(removed, Debt::Old, &[beginning]),
         }
     }
 

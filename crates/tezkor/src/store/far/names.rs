@@ -119,6 +119,12 @@ pub(crate) fn holds_value(name: &[u8]) -> bool {
     is_entry(name) || !name.starts_with(b"tz:{")
 }
 
+/// Whether a name of another library that begins so is of a version: `prefix:1:key`.
+pub(crate) fn is_of_a_version(name: &[u8], beginning: &[u8]) -> bool {
+    let rest = name.strip_prefix(beginning).unwrap_or_default();
+    rest.iter().position(|byte| *byte == b':').is_some_and(|end| rest[..end].iter().all(u8::is_ascii_digit))
+}
+
 /// The full key of a name that begins so.
 pub(crate) fn full_key<'n>(name: &'n [u8], beginning: &[u8]) -> Option<&'n [u8]> {
     name.strip_prefix(beginning)?.strip_suffix(b"}")
