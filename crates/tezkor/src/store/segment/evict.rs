@@ -2,9 +2,12 @@
 //! It never blocks anybody: a reader of what is evicted finds the generation changed, a dead evictor is replaced.
 //!
 //! 1. When the small queue holds more than a tenth of the region, its oldest segment is the victim, else the main queue's.
+//!    But a segment of the main queue that is spent goes first: one of which most records were replaced, removed, cleared or have
+//!    expired. The paper's queues have no such thing, since it removes objects one by one.
 //! 2. Of each record that a slot still points to: expired or invalidated ones go; used ones are copied to the evictor's open
 //!    main segment (a main one with its frequency lowered by one); the rest go, and those of the small queue are remembered
-//!    as ghosts. Before a copy, the words that are changed in place are frozen: changes go to the copy from then on.
+//!    as ghosts. Of a spent segment all that live are copied, as they are. Before a copy, the words that are changed in place are
+//!    frozen: changes go to the copy from then on.
 //! 3. The generation is raised, and the segment is free.
 
 use super::alloc::Worker;
@@ -23,6 +26,17 @@ const SMALL_SHARE: usize = 10;
 const MOST_SURVEYS: usize = 64;
 /// What a dead worker had open is not reused before this time, in boot time: it may only have lost its lock.
 pub(crate) const REST_MS: u64 = 5_000;
+
+/// So many records of a segment tell whether it is spent; so many segments are looked at for one of the main queue.
+const SAMPLE: usize = 8;
+const LOOKED_AT: usize = 8;
+
+/// Which of the records that live survive.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    Used,
+    All,
+}
 
 /// What the segment table holds, as one look over it finds it.
 #[derive(Default)]
@@ -49,6 +63,9 @@ impl Region {
             let survey = self.survey();
             self.header(header::MAIN_ENTRIES).store(survey.main_records, Ordering::Relaxed);
             let target = (self.geometry.segments / SMALL_SHARE).max(1);
+            if survey.small > target && self.evict_spent(worker, survey.oldest_main, now_ms) {
+                return true;
+            }
             let (first, second) = if survey.small > target {
                 (survey.oldest_small, survey.oldest_main)
             } else {
@@ -58,11 +75,45 @@ impl Region {
                 return false;
             }
             // A candidate that another evictor took first is no reason to give up: there are others.
-            if [first, second].into_iter().flatten().any(|(_, index)| self.evict_segment(worker, index, now_ms)) {
+            if [first, second]
+                .into_iter()
+                .flatten()
+                .any(|(_, index)| self.evict_segment(worker, index, Keep::Used, now_ms))
+            {
                 return true;
             }
         }
         false
+    }
+
+    /// Evicts a segment of the main queue that is spent, if the oldest or another one is, which differs each time.
+    fn evict_spent(&self, worker: &Worker, oldest: Option<(u64, usize)>, now_ms: u64) -> bool {
+        let tick_ms = os::boot_ms();
+        let dice = self.header(header::STAMP).load(Ordering::Relaxed).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        let start = dice as usize % self.geometry.segments;
+        let another = (start..self.geometry.segments).chain(0..start).take(LOOKED_AT).find(|index| {
+            let word = self.meta(*index, segment::STATE).load(Ordering::SeqCst);
+            state::state(word) == State::Sealed && state::queue(word).is_main() && self.may_evict(*index, tick_ms)
+        });
+        oldest
+            .map(|(_, index)| index)
+            .into_iter()
+            .chain(another)
+            .any(|index| self.is_spent(index, dice, now_ms) && self.evict_segment(worker, index, Keep::All, now_ms))
+    }
+
+    /// Whether less than half of a few records of a segment live.
+    fn is_spent(&self, index: usize, dice: u64, now_ms: u64) -> bool {
+        let records = self.meta(index, segment::RECORDS).load(Ordering::Relaxed);
+        let skipped = dice % (records / 2 + 1);
+        let (mut seen, mut live) = (0, 0);
+        for (offset, record, header) in self.records(index).skip(skipped as usize).take(SAMPLE) {
+            seen += 1;
+            if let Some(found) = self.slot_of(index, offset, record, header) {
+                live += usize::from(!self.is_expired(index, &found, now_ms) && !self.is_cleared(&found));
+            }
+        }
+        live * 2 < seen
     }
 
     fn survey(&self) -> Survey {
@@ -106,7 +157,7 @@ impl Region {
         self.writers(index) == 0 && !rests
     }
 
-    fn evict_segment(&self, worker: &Worker, index: usize, now_ms: u64) -> bool {
+    fn evict_segment(&self, worker: &Worker, index: usize, keep: Keep, now_ms: u64) -> bool {
         let state_word = self.meta(index, segment::STATE);
         let sealed = state_word.load(Ordering::SeqCst);
         if state::state(sealed) != State::Sealed {
@@ -123,14 +174,14 @@ impl Region {
             return false;
         }
         if queue.is_large() {
-            if let Some(queue) = self.keep_large(worker, index, queue, now_ms) {
+            if let Some(queue) = self.keep_large(worker, index, (queue, keep), now_ms) {
                 let stamp = self.header(header::STAMP).next();
                 self.meta(index, segment::STAMP).store(stamp, Ordering::SeqCst);
                 state_word.store(state::pack(State::Sealed, queue, state::owner(sealed)), Ordering::SeqCst);
                 return true;
             }
         } else {
-            self.move_survivors(worker, index, queue, now_ms);
+            self.move_survivors(worker, index, (queue, keep), now_ms);
         }
         self.recycle(index);
         self.count(worker.row(), Counter::EvictedSegments, 1);
@@ -138,29 +189,29 @@ impl Region {
     }
 
     /// A large value has segments of its own: it survives by going to the end of the main queue, without a copy.
-    fn keep_large(&self, worker: &Worker, index: usize, queue: Queue, now_ms: u64) -> Option<Queue> {
+    fn keep_large(&self, worker: &Worker, index: usize, (queue, keep): (Queue, Keep), now_ms: u64) -> Option<Queue> {
         let live = self.live_records(index).next()?;
-        if !self.is_worth_keeping(worker, index, &live, now_ms) {
+        if !self.is_worth_keeping(worker, index, &live, keep, now_ms) {
             self.drop_record(worker, queue, &live);
             return None;
         }
-        let lowered = if queue.is_main() { slot::frequency(live.word) - 1 } else { 0 };
-        let kept = self.swap(live.position, live.word, |word| slot::with_frequency(word, lowered));
+        let left = frequency_left(queue, keep, live.word);
+        let kept = self.swap(live.position, live.word, |word| slot::with_frequency(word, left));
         kept.then_some(Queue::LargeMain)
     }
 
-    fn move_survivors(&self, worker: &Worker, index: usize, queue: Queue, now_ms: u64) {
+    fn move_survivors(&self, worker: &Worker, index: usize, (queue, keep): (Queue, Keep), now_ms: u64) {
         for live in self.live_records(index) {
-            let moved = self.is_worth_keeping(worker, index, &live, now_ms)
-                && self.move_record(worker, index, queue, &live, now_ms);
+            let moved = self.is_worth_keeping(worker, index, &live, keep, now_ms)
+                && self.move_record(worker, index, (queue, keep), &live, now_ms);
             if !moved {
                 self.drop_record(worker, queue, &live);
             }
         }
     }
 
-    /// The records of a segment that slots still point to.
-    fn live_records<'r>(&'r self, index: usize) -> impl Iterator<Item = Live<'r>> {
+    /// The records of a segment, with their offsets.
+    fn records(&self, index: usize) -> impl Iterator<Item = (usize, &[Word], Header)> {
         let end = if state::queue(self.meta(index, segment::STATE).load(Ordering::SeqCst)).is_large() {
             1
         } else {
@@ -173,34 +224,45 @@ impl Region {
                 let header = Header::load(record)?;
                 let at = offset;
                 offset += header.units;
-                if header.kind == Kind::Hole {
-                    continue;
-                }
-                let mut found = None;
-                self.occupied(header.hash, |slot| {
-                    let here = slot::segment(slot.word) == index && slot::offset(slot.word) == at;
-                    if here {
-                        found = Some(slot);
-                    }
-                    here
-                });
-                if let Some(slot) = found {
-                    return Some(Live { position: slot.position, word: slot.word, offset: at, record, header });
+                if header.kind != Kind::Hole {
+                    return Some((at, record, header));
                 }
             }
             None
         })
     }
 
-    fn is_worth_keeping(&self, worker: &Worker, index: usize, live: &Live<'_>, now_ms: u64) -> bool {
+    /// A record with the slot that points to it, if one still does.
+    fn slot_of<'r>(&self, index: usize, offset: usize, record: &'r [Word], header: Header) -> Option<Live<'r>> {
+        let mut found = None;
+        self.occupied(header.hash, |slot| {
+            let here = slot::segment(slot.word) == index && slot::offset(slot.word) == offset;
+            if here {
+                found = Some(slot);
+            }
+            here
+        });
+        found.map(|slot| Live { position: slot.position, word: slot.word, offset, record, header })
+    }
+
+    /// The records of a segment that slots still point to.
+    fn live_records<'r>(&'r self, index: usize) -> impl Iterator<Item = Live<'r>> {
+        self.records(index).filter_map(move |(offset, record, header)| self.slot_of(index, offset, record, header))
+    }
+
+    fn is_expired(&self, index: usize, live: &Live<'_>, now_ms: u64) -> bool {
         let salt = record::salt(self.generation(index), index, live.offset);
         let word = live.record[word::EXPIRY].load(Ordering::SeqCst);
         let dead_ms = |expires_ms: u64| expires_ms.saturating_add(live.header.stale_ms);
-        if record::expires_ms(word, salt).is_none_or(|expires_ms| dead_ms(expires_ms) <= now_ms) {
+        record::expires_ms(word, salt).is_none_or(|expires_ms| dead_ms(expires_ms) <= now_ms)
+    }
+
+    fn is_worth_keeping(&self, worker: &Worker, index: usize, live: &Live<'_>, keep: Keep, now_ms: u64) -> bool {
+        if self.is_expired(index, live, now_ms) {
             self.count(worker.row(), Counter::EvictedExpired, 1);
             return false;
         }
-        slot::frequency(live.word) > 0 && !self.is_cleared(live)
+        (keep == Keep::All || slot::frequency(live.word) > 0) && !self.is_cleared(live)
     }
 
     /// Whether the record's location or prefix was cleared, or one of its tags invalidated, since its birth. (A key that was
@@ -224,7 +286,14 @@ impl Region {
     }
 
     /// Copies a record to the evictor's open main segment (or, when it may have none, its small one) and leads the slot there.
-    fn move_record(&self, worker: &Worker, index: usize, queue: Queue, live: &Live<'_>, now_ms: u64) -> bool {
+    fn move_record(
+        &self,
+        worker: &Worker,
+        index: usize,
+        (queue, keep): (Queue, Keep),
+        live: &Live<'_>,
+        now_ms: u64,
+    ) -> bool {
         let units = live.header.units;
         let Some(target) = self.reserve_for_survivor(worker, units, now_ms) else { return false };
         let from = &live.record[..units * UNIT_WORDS];
@@ -233,7 +302,7 @@ impl Region {
         if !self.copy_record(live, from, to, salts) {
             return false;
         }
-        let kept = if queue.is_main() { slot::frequency(live.word) - 1 } else { 0 };
+        let kept = frequency_left(queue, keep, live.word);
         let fingerprint = slot::fingerprint(live.header.hash);
         let new = slot::pack(fingerprint, target.segment, target.generation, target.offset);
         let moved = self.swap(live.position, live.word, |_| slot::with_frequency(new, kept));
@@ -304,5 +373,14 @@ impl Region {
                 _ => {}
             }
         }
+    }
+}
+
+/// The frequency with which a survivor goes on.
+fn frequency_left(queue: Queue, keep: Keep, word: u64) -> u64 {
+    match keep {
+        Keep::All => slot::frequency(word),
+        Keep::Used if queue.is_main() => slot::frequency(word).saturating_sub(1),
+        Keep::Used => 0,
     }
 }
