@@ -123,8 +123,8 @@ fn a_full_table_of_locks_is_an_error_that_says_so() {
     assert_eq!(shelf.cache.stats().locks_claimed, 0);
 }
 
-/// A limit for each visitor of a site needs more places than there are loads and locks at a time. Until three quarters of the
-/// table are taken nobody is refused for want of a place.
+/// A limit for each visitor of a site needs more places than there are loads and locks at a time. A key has sixteen places, in two
+/// buckets, so until three fifths of the table are taken nobody is refused for want of one: beyond that chance decides.
 #[test]
 fn each_visitor_has_a_rate_limit_until_the_table_is_full() {
     let place = Place::new("visitors");
@@ -137,7 +137,7 @@ fn each_visitor_has_a_rate_limit_until_the_table_is_full() {
             let allowed = |_| shelf.cache.store().use_rate(&shelf.key(name.as_bytes()), 2, HOUR).expect("a limit");
             (0..3).map(allowed).map(|rate| rate.is_allowed).collect::<Vec<_>>()
         };
-        for visitor in 0..places * 3 / 4 {
+        for visitor in 0..places * 3 / 5 {
             assert_eq!(uses(visitor), [true, true, false], "visitor {visitor}");
         }
         assert_eq!(shelf.counter("rates_refused"), 0);
