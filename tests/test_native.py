@@ -465,6 +465,45 @@ def test_explain_tells_the_story_of_a_key(now):
     assert store.explain("k")["reason"] == "deleted"
 
 
+@pytest.mark.parametrize(
+    ("remove", "reason"),
+    [
+        (lambda store: store.delete("k"), "deleted"),
+        (lambda store: store.set("k", 2, 0), "deleted"),
+        (lambda store: store.set_many({"k": 2}, -1), "deleted"),
+        (lambda store: store.touch("k", 0), "deleted"),
+        (lambda store: store.clear(), "its location, prefix or a tag was cleared"),
+        (lambda store: (store.set("k", 2, 0.01), time.sleep(0.02)), "expired"),
+    ],
+)
+def test_explain_tells_why_a_key_is_gone(remove, reason):
+    store = cache()
+    store.set("k", 1)
+    remove(store)
+    assert store.get("k") is None
+    assert store.explain("k")["reason"] == reason
+
+
+def test_explain_takes_no_key_for_a_deleted_one_because_others_were():
+    store = cache(size_bytes=1 << 20)
+    for number in range(20_000):
+        store.delete(f"other{number}")
+    store.delete("k")
+    assert store.explain("k")["reason"] == "deleted"
+    reasons = {store.explain(f"never{number}")["reason"] for number in range(300)}
+    assert reasons == {"deleted, or never set: too many others were deleted since to tell"}
+
+
+def test_explain_tells_what_was_evicted_from_a_region_that_is_new():
+    store = cache(size_bytes=2 << 20)
+    for number in range(2_500):
+        store.set(f"k{number}", b"x" * 1000)
+    gone = [number for number in range(2_500) if not store.has_key(f"k{number}")]
+    told = [store.explain(f"k{number}")["reason"] for number in gone]
+    assert len(gone) > 500
+    assert told.count("evicted for want of room") > len(gone) * 0.8
+
+
 def test_explain_finds_the_key_under_another_prefix_of_the_location():
     location = f"memory://native-{random.getrandbits(64)}"
     other = _native.Cache(location, prefix="other")

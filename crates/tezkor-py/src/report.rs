@@ -36,6 +36,7 @@ pub fn explain<'py>(py: Python<'py>, alias: &Alias, full: &[u8], user_key: &str)
             Missing::TooLarge => "its value was too large to be stored",
             Missing::Evicted => "evicted for want of room",
             Missing::Deleted => "deleted",
+            Missing::DeletedOrNeverSet => "deleted, or never set: too many others were deleted since to tell",
             Missing::Invalidated => "its location, prefix or a tag was cleared",
         };
         answer.set_item("reason", reason)?;

@@ -44,6 +44,8 @@ pub enum Missing {
     Evicted,
     /// It was deleted.
     Deleted,
+    /// It was deleted, or never set: other keys that were deleted since have covered which.
+    DeletedOrNeverSet,
     /// Its location, prefix or a tag was cleared.
     Invalidated,
 }

@@ -99,6 +99,15 @@ impl<'r> Ledger<'r> {
         Self::oldest(self.pair(Tables::Keys, key.low, key.high))
     }
 
+    /// Whether a key was invalidated; `None` where others were since, so that nobody can tell. An invalidation raises both of a
+    /// key's counters to a number of its own, so they are equal unless another key has raised one of them.
+    pub(crate) fn was_invalidated(&self, key: &Key<'_>) -> Option<bool> {
+        match self.pair(Tables::Keys, key.low, key.high).map(|word| word.load(Ordering::SeqCst)) {
+            [0, _] | [_, 0] => Some(false),
+            [one, other] => (one == other).then_some(true),
+        }
+    }
+
     /// The sequence at which a location or prefix was last cleared.
     pub(crate) fn row_cleared_at(&self, index: u16) -> u64 {
         self.row(index)[row::CLEARED].load(Ordering::SeqCst)

@@ -44,7 +44,7 @@ struct Survey {
     small: usize,
     oldest_small: Option<(u64, usize)>,
     oldest_main: Option<(u64, usize)>,
-    main_records: u64,
+    records: u64,
 }
 
 /// A record that a slot points to, in the segment that is being evicted.
@@ -61,7 +61,7 @@ impl Region {
     pub(crate) fn evict(&self, worker: &Worker, now_ms: u64) -> bool {
         for _ in 0..MOST_SURVEYS {
             let survey = self.survey();
-            self.header(header::MAIN_ENTRIES).store(survey.main_records, Ordering::Relaxed);
+            self.header(header::RECORDS).store(survey.records, Ordering::Relaxed);
             let target = (self.geometry.segments / SMALL_SHARE).max(1);
             if survey.small > target && self.evict_spent(worker, survey.oldest_main, now_ms) {
                 return true;
@@ -130,13 +130,10 @@ impl Region {
                 }
                 _ => continue,
             };
-            if queue.is_main() {
-                // A damaged number counts for no more than fits.
-                let records = self.meta(index, segment::RECORDS).load(Ordering::Relaxed);
-                survey.main_records += records.min(self.geometry.segment_units() as u64);
-            } else {
-                survey.small += 1;
-            }
+            // A damaged number counts for no more than fits.
+            let records = self.meta(index, segment::RECORDS).load(Ordering::Relaxed);
+            survey.records += records.min(self.geometry.segment_units() as u64);
+            survey.small += usize::from(!queue.is_main());
             if state::state(word) != State::Sealed || !self.may_evict(index, tick_ms) {
                 continue;
             }

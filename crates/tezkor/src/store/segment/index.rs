@@ -20,7 +20,7 @@ use super::words::Ordering;
 const GHOSTS: u32 = 3;
 const GHOST_BITS: u32 = 21;
 const GHOST_AGE_BITS: u32 = 9;
-/// Ages between two looks at the same ghost that still count: the ghost queue is as long as the main queue.
+/// Ages between two looks at the same ghost that still count: the ghost queue is as long as both others.
 const GHOST_AGES: u64 = 8;
 
 /// A slot that holds a committed word.
@@ -222,10 +222,11 @@ impl Region {
         let old = word.load(Ordering::Relaxed);
         let ghost = (Self::ghost_fingerprint(hash) << GHOST_AGE_BITS) | self.ghost_age();
         word.replace_relaxed(old, (old << GHOST_BITS | ghost) & ((1 << (GHOST_BITS * GHOSTS)) - 1));
-        // Eight ages pass while the small queue evicts as many keys as the main queue holds.
+        // Eight ages pass while the small queue evicts as many keys as the region holds: of a region that is new nearly all are in
+        // the small queue, so that the main queue alone would be no measure.
         let passed = self.header(header::GHOSTS).next();
-        let in_main = self.header(header::MAIN_ENTRIES).load(Ordering::Relaxed).min(1 << 48);
-        if passed >= (in_main / GHOST_AGES).max(1) && self.header(header::GHOSTS).replace_relaxed(passed, 0) {
+        let records = self.header(header::RECORDS).load(Ordering::Relaxed).min(1 << 48);
+        if passed >= (records / GHOST_AGES).max(1) && self.header(header::GHOSTS).replace_relaxed(passed, 0) {
             self.header(header::GHOST_AGE).add(1);
         }
     }

@@ -55,8 +55,8 @@ pub(crate) mod header {
     /// Keys that the small queue evicted in this age of the ghost queue.
     pub(crate) const GHOSTS: usize = 56;
     pub(crate) const GHOST_AGE: usize = 57;
-    /// Entries in the main queue, when a segment was last evicted.
-    pub(crate) const MAIN_ENTRIES: usize = 58;
+    /// Records in all segments, when one was last evicted.
+    pub(crate) const RECORDS: usize = 58;
     /// Where the search for a free segment begins.
     pub(crate) const FREE_HINT: usize = 64;
     /// Whether the file system had no room for a segment lately.

@@ -410,6 +410,7 @@ impl SegmentStore {
         if !holds {
             return Written::Held;
         }
+        attached.region.ledger().invalidate_key(key.low, key.high);
         attached.region.remove(key, now_ms);
         Written::Removed
     }
@@ -456,7 +457,7 @@ impl SegmentStore {
             Timeout::Keep => return self.has(key),
         };
         if expires_ms <= now_ms {
-            return region.remove(key, now_ms);
+            return self.remove(key);
         }
         let life = attached.life();
         let worker = self.worker_of(life.as_deref(), region);

@@ -90,10 +90,12 @@ impl SegmentStore {
                 Missing::TooLarge
             } else if region.is_ghost(key.low) {
                 Missing::Evicted
-            } else if region.ledger().key_invalidated_at(key) > 0 {
-                Missing::Deleted
             } else {
-                Missing::NeverSet
+                match region.ledger().was_invalidated(key) {
+                    Some(true) => Missing::Deleted,
+                    Some(false) => Missing::NeverSet,
+                    None => Missing::DeletedOrNeverSet,
+                }
             });
             return explanation;
         };
