@@ -53,9 +53,13 @@ def claims(measured: list[dict[str, Any]]) -> list[Claim]:
     found = []
     for region in REGIONS:
         shares = [
-            one["share"] for one in measured if (one["size_bytes"], one["value_bytes"]) == (region, size) and "share" in one
+            one["share"]
+            for one in measured
+            if (one["size_bytes"], one["value_bytes"]) == (region, size) and "share" in one
         ]
         shown = f"{shares[0]:.1%}" if shares else "-"
         ok = shares[0] >= target if shares else None
-        found.append(Claim(f"payload share of {region // MIB} MiB at 1 KiB values", f"{target:.0%}", shown, ok))
+        found.append(
+            Claim(f"payload share of {region // MIB} MiB at 1 KiB values", f"{target:.0%}", shown, ok)
+        )
     return found

@@ -547,6 +547,13 @@ def test_locmem_locations_are_names_of_any_kind(tezkor_cache):
     assert TezkorCache("memory://unique-snowflake", {}).get("a") is None
 
 
+def test_any_name_of_a_locmem_cache_is_private_memory():
+    cache = LocMemCache("redis://127.0.0.1:1/0", {})
+    cache.set("k", 1)
+    assert cache.get("k") == 1
+    assert cache.location.startswith("memory://")
+
+
 def test_filebased_keeps_to_a_folder_beneath_its_own(tmp_path):
     params = {"OPTIONS": {"TEST": {"SHARED": True}, "SIZE": "1MiB"}}
     (tmp_path / "cache").mkdir()

@@ -83,6 +83,7 @@ def test_a_settings_file_of_django_redis_runs_as_it_stands_but_for_the_path():
         ("redis://h", {"db": 3}, "redis://h/3"),
         ("redis://h/4", {"db": 3}, "redis://h/4"),
         ("unix:///a/b.sock", {"DB": 3, "PASSWORD": "p"}, "unix://:p@/a/b.sock?db=3"),
+        ("redis://:p/x@h:1", {"DB": 3}, "redis://:p/x@h:1/3"),
     ],
 )
 def test_user_password_and_database_go_where_the_url_says_nothing(location, options, url):
@@ -114,6 +115,18 @@ def test_lists_of_replicas_and_sentinels():
         ({"OPTIONS": {"CA_FILE": "/no/such/file"}, "LOCATION": "rediss://h"}, "/no/such/file"),
         ({"OPTIONS": {"CLIENT_CLASS": "django_redis.client.ShardClient"}}, "Redis Cluster"),
         ({"OPTIONS": {"CLIENT_CLASS": "django_redis.client.SentinelClient"}}, "SENTINELS"),
+        ({"OPTIONS": {"CLIENT_CLASS": 5}}, "CLIENT_CLASS.*dotted path"),
+        ({"OPTIONS": {"SENTINELS": []}}, r"SENTINELS'\] names no"),
+        ({"OPTIONS": {"SENTINELS": [("a", "port")]}}, "SENTINELS.*26379"),
+        (
+            {"OPTIONS": {"SENTINELS": [("a", 1)], "SENTINEL_KWARGS": {"password": 5}}},
+            "SENTINEL_KWARGS.*texts",
+        ),
+        ({"OPTIONS": {"SENTINELS": [("a", 1)], "CLUSTER": True}}, "CLUSTER exclude each other"),
+        ({"OPTIONS": {"MAX_CONNECTIONS": 10**30}}, "MAX_CONNECTIONS.*above 0"),
+        ({"OPTIONS": {"DB": "x"}}, "DB.*number of a database"),
+        ({"OPTIONS": {"CA_FILE": 5}, "LOCATION": "rediss://h"}, "CA_FILE.*path of a file"),
+        ({"OPTIONS": {"CERT_FILE": "/c"}, "LOCATION": "rediss://h"}, "CERT_FILE.*KEY_FILE"),
     ],
 )
 def test_wrong_settings_are_told_with_the_fix(entry, said):
@@ -125,6 +138,32 @@ def test_wrong_settings_are_told_with_the_fix(entry, said):
     import re
 
     assert re.search(said, texts), texts
+
+
+@pytest.mark.parametrize(
+    ("backend", "location"),
+    [
+        ("RedisCache", "http://u:s3cr3t@h"),
+        ("RedisCache", "redis//u:s3cr3t@h"),
+        ("RedisCache", "u:s3cr3t@h:6379"),
+        ("RedisCache", {"redis://u:s3cr3t@h": 1}),
+        ("RedisCache", "redis://u:s3cr3t@h:port"),
+        ("MemcachedCache", "u:s3cr3t@h:11211"),
+        ("MemcachedCache", "redis://u:s3cr3t@h"),
+        ("DatabaseCache", "redis://u:s3cr3t@h/0"),
+        ("FileBasedCache", "redis://u:s3cr3t@h/0"),
+        ("TezkorCache", "sentinel://u:s3cr3t@h"),
+        ("TezkorCache", {"redis://u:s3cr3t@h": 1}),
+        ("TezkorCache", "redi://u:s3cr3t/x?y@h"),
+    ],
+)
+def test_a_wrong_location_is_told_without_its_password(backend, location):
+    with override_settings(
+        CACHES={"default": {"BACKEND": f"tezkor.backends.{backend}", "LOCATION": location}}
+    ):
+        texts = " ".join(f"{message.msg} {message.hint}" for message in check_settings())
+    assert "CACHES['default']['LOCATION']" in texts
+    assert "s3cr3t" not in texts
 
 
 def test_options_without_effect_are_explained():

@@ -438,6 +438,7 @@ class LocMemCache(TezkorCache):
     """Django's LocMemCache: private to the process. MAX_ENTRIES is kept exactly when it is given."""
 
     to_url = staticmethod(options.memory_url)
+    kind_of = staticmethod(lambda location: None)
     bounded_by_entries = True
 
 
@@ -445,6 +446,7 @@ class FileBasedCache(TezkorCache):
     """Django's FileBasedCache: LOCATION is a folder, and what is in it survives a reboot."""
 
     to_url = staticmethod(options.file_url)
+    kind_of = staticmethod(lambda location: None)
     is_folder = True
 
 

@@ -86,7 +86,9 @@ def plan(
         url = to_url(location)
         parsed = _native.parse_location(url)
     except (TypeError, ValueError) as error:
-        text, hint = error.args if len(error.args) == 2 else (f"is {location!r}: {error}", LOCATION_HINT)
+        text, hint = (
+            error.args if len(error.args) == 2 else (f"is {servers.shown(location)}: {error}", LOCATION_HINT)
+        )
         result.wrong("tezkor.E001", "['LOCATION']", text, hint)
         return result
     if parsed["path"] and os.path.exists(parsed["path"]) and not os.path.isdir(parsed["path"]):
@@ -139,8 +141,9 @@ def _server(result: Plan, kind: str, location: Any, params: Mapping[str, Any]) -
     except ValueError as error:
         text, where = str(error), "['LOCATION']"
         for theirs, ours in servers.OPTION_OF.items():
-            if theirs in text and ours in options:
-                text, where = text.replace(theirs, ours), f"['OPTIONS'][{ours!r}]"
+            if theirs in text and options.keys() & servers.OPTION_OF.values():
+                text = text.replace(theirs, ours)
+                where = f"['OPTIONS'][{ours!r}]" if ours in options else where
         result.wrong("tezkor.E007", where, f"cannot be used: {text}", "See docs/servers.md.")
         return
     for name in ("SIZE", "DECODED_SIZE"):
@@ -362,7 +365,7 @@ def region_url(location: Any) -> str:
     if location is None or location == "":
         return ""
     if not isinstance(location, str):
-        raise ValueError(f"is {location!r}, not a text", LOCATION_HINT)
+        raise ValueError(f"is {servers.shown(location)}, not a text", LOCATION_HINT)
     scheme, colon, rest = location.partition(":")
     if scheme in ("shared", "memory", "file") and colon and not rest.startswith("//"):
         root = "/" if scheme == "file" else ""
@@ -385,10 +388,12 @@ def memory_url(location: Any) -> str:
 def file_url(location: Any) -> str:
     """FileBasedCache's LOCATION: a folder, of which Tezkor keeps to ``tezkor`` beneath it."""
     if not location or not isinstance(location, (str, os.PathLike)):
-        raise ValueError(f"is {location!r}, not a folder", "Write the absolute path of a folder.")
+        raise ValueError(
+            f"is {servers.shown(location)}, not a folder", "Write the absolute path of a folder."
+        )
     if "://" in str(location):
         hint = "Write the absolute path of a folder, or use TezkorCache for URLs."
-        raise ValueError(f"is {str(location)!r}, and FileBasedCache takes a path", hint)
+        raise ValueError(f"is {servers.shown(location)}, and FileBasedCache takes a path", hint)
     folder = os.path.abspath(os.fspath(location))
     if "?" in folder or "\0" in folder:
         raise ValueError(f"is {folder!r}", "Choose a folder without '?' and without NUL in its path.")

@@ -6,11 +6,12 @@ goes is a mistake.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from tezkor import _native
 
@@ -70,23 +71,26 @@ class Settings:
         return _native.Server.redis(urls, **self.arguments)
 
     def _with_login(self, url: str) -> str:
-        parts = urlsplit(url)
-        netloc, path, query = parts.netloc, parts.path, parts.query
-        if self.password is not None and "@" not in netloc:
-            login = f"{quote(self.username or '', safe='')}:{quote(self.password, safe='')}"
-            netloc = f"{login}@{netloc}"
+        scheme, login, address, query = _parts(url)
+        if self.password is not None and not login:
+            login = f"{quote(self.username or '', safe='')}:{quote(self.password, safe='')}@"
         if self.database is not None:
-            is_socket = parts.scheme == "unix" or parts.scheme.endswith("+socket")
+            is_socket = scheme == "unix" or scheme.endswith("+socket")
+            host, _, path = address.partition("/")
             if is_socket and not re.search(r"(^|&)db=", query):
                 query = f"{query}&db={self.database}".lstrip("&")
-            elif not is_socket and path in ("", "/"):
-                path = f"/{self.database}"
-        return _joined(parts.scheme, netloc, path, query)
+            elif not is_socket and not path:
+                address = f"{host}/{self.database}"
+        return f"{scheme}://{login}{address}{'?' if query else ''}{query}"
 
 
-def _joined(scheme: str, netloc: str, path: str, query: str) -> str:
-    """``urlunsplit`` leaves the slashes of ``unix:///path`` out."""
-    return f"{scheme}://{netloc}{path}{'?' if query else ''}{query}"
+def _parts(url: str) -> tuple[str, str, str, str]:
+    """Scheme, login with its ``@``, address with what follows it, and query, as the engine takes a URL apart: a
+    password may have a ``/`` or an ``@`` in it, at which ``urlsplit`` would end it."""
+    scheme, _, rest = url.partition("://")
+    place, _, query = rest.partition("?")
+    login, at, address = place.rpartition("@")
+    return scheme, login + at, address, query
 
 
 def _bare(location: str) -> str:
@@ -98,6 +102,19 @@ def _bare(location: str) -> str:
     place, _, query = rest.rpartition("@")[2].partition("?")
     query = "&".join(part for part in query.split("&") if part.startswith("db="))
     return f"{scheme}://{place}{'?' if query else ''}{query}"
+
+
+def shown(location: Any) -> str:
+    """A LOCATION in a message, without what nobody should see."""
+    if not isinstance(location, str):
+        if isinstance(location, (list, tuple)):
+            return f"[{', '.join(shown(part) for part in location)}]"
+        text = repr(location)
+        return (
+            text if "@" not in text and not isinstance(location, Mapping) else f"a {type(location).__name__}"
+        )
+    bare = _bare(location) if "://" in location else location
+    return repr(f"***@{bare.rpartition('@')[2]}" if "@" in bare and not os.path.isabs(bare) else bare)
 
 
 class Mistaken(ValueError):
@@ -139,11 +156,16 @@ def read(kind: str, location: Any, options: Mapping[str, Any]) -> Settings:
     if kind == "redis":
         settings.locations = [_read_url(settings, location) for location in settings.locations]
         _finish_redis(settings)
+    elif settings.kind == "memcached" and (settings.username is None) != (settings.password is None):
+        missing = "USERNAME" if settings.username is None else "PASSWORD"
+        raise Mistaken(f"['OPTIONS'][{missing!r}]", "is missing", "Name both, or neither of the two.")
     return settings
 
 
 def _read_url(settings: Settings, location: str) -> str:
     """A URL without the parameters of redis-py that have no meaning here."""
+    if "://" not in location:
+        raise Mistaken("['LOCATION']", f"is {shown(location)}, no URL", "Write 'redis://host:6379/0'.")
     if "#" in location:
         hint = "In a password, write %23 for it."
         raise Mistaken("['LOCATION']", "has a # in it, where a URL ends", hint)
@@ -152,7 +174,7 @@ def _read_url(settings: Settings, location: str) -> str:
     for part in parts:
         name, _, value = part.partition("=")
         if name == "ssl_cert_reqs":
-            _cert_reqs(settings, value)
+            _require_verified(value, "['LOCATION']", "has ssl_cert_reqs, which asks")
         elif name in OF_REDIS_PY:
             settings.explained[f"?{name}"] = OF_REDIS_PY_WHY
     left = [part for part in parts if part.partition("=")[0] not in {"ssl_cert_reqs", *OF_REDIS_PY}]
@@ -169,12 +191,19 @@ def _apply(settings: Settings, reader: Callable[[Settings, Any], None], name: st
 
 
 def _locations(kind: str, location: Any) -> list[str]:
+    parts = location if isinstance(location, (list, tuple)) else [location or ""]
+    if not all(isinstance(part, str) for part in parts):
+        wrong = next(part for part in parts if not isinstance(part, str))
+        raise Mistaken("['LOCATION']", f"has {shown(wrong)} in it", "Write a text, or a list of texts.")
+    if kind == "database" and any("://" in part for part in parts):
+        hint = "Write the name of a table, or use the backend of that kind of server."
+        raise Mistaken("['LOCATION']", "is a URL", hint)
     if isinstance(location, (list, tuple)):
-        found = [str(part) for part in location]
+        found = list(location)
     elif isinstance(location, str) and kind == "redis":
         found = [part for part in re.split(r"[;,]\s*(?=[a-z+]+://)", location) if part]
     else:
-        found = [str(location)] if location else []
+        found = [location] if location else []
     if not found:
         examples = {"redis": "redis://127.0.0.1:6379/0", "database": "cache_table"}
         hint = f"Write {examples.get(kind, '127.0.0.1:11211')!r}."
@@ -184,17 +213,21 @@ def _locations(kind: str, location: Any) -> list[str]:
 
 def _finish_redis(settings: Settings) -> None:
     sentinel = settings.sentinel
-    if "sentinels" in sentinel:
+    if sentinel.get("sentinels") and settings.arguments.get("cluster"):
+        hint = "Sentinels watch over one master, a cluster over itself: remove one of the two."
+        raise Mistaken("['OPTIONS']['SENTINELS']", "and CLUSTER exclude each other", hint)
+    if sentinel.get("sentinels"):
         addresses = [_sentinel_url(address, sentinel.get("kwargs", {})) for address in sentinel["sentinels"]]
         settings.arguments["sentinels"] = addresses
-    elif sentinel.get("is_wanted"):
-        raise Mistaken("['OPTIONS']['SENTINELS']", "is missing", "Write [('10.0.0.1', 26379), ...].")
+    elif "sentinels" in sentinel or sentinel.get("is_wanted"):
+        raise Mistaken("['OPTIONS']['SENTINELS']", "names no Sentinel", "Write [('10.0.0.1', 26379), ...].")
 
 
 def _sentinel_url(address: Any, kwargs: Mapping[str, Any]) -> str:
     if isinstance(address, str):
         return address if "://" in address else f"redis://{address}"
-    if not isinstance(address, (list, tuple)) or len(address) != 2:
+    is_pair = isinstance(address, (list, tuple)) and len(address) == 2
+    if not is_pair or not str(address[1]).isdecimal() or not 0 < int(address[1]) < 1 << 16:
         hint = "Write [('10.0.0.1', 26379), ...]."
         raise Mistaken("['OPTIONS']['SENTINELS']", "is not a list of (host, port)", hint)
     host, port = address
@@ -254,9 +287,15 @@ def _client(settings: Settings) -> Any:
 
 
 def _for_redis_py(url: str) -> str:
-    scheme, colon, rest = url.partition("://")
+    scheme, colon, _ = url.partition("://")
     names = {"valkey": "redis", "valkeys": "rediss", "redis+socket": "unix", "valkey+socket": "unix"}
-    return f"{names.get(scheme, scheme)}{colon}{rest}"
+    _, login, address, query = _parts(url)
+    user, has_password, password = login.removesuffix("@").partition(":")
+    login = (
+        ":".join(quote(unquote(part), safe="") for part in (user, password)) if has_password else login[:-1]
+    )
+    at = "@" if login else ""
+    return f"{names.get(scheme, scheme)}{colon}{login}{at}{address}{'?' if query else ''}{query}"
 
 
 # Readers of options
@@ -292,8 +331,13 @@ def _seconds(value: Any) -> float | None:
 
 
 def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, str)) or int(value) <= 0:
-        raise ValueError("Write a number above 0.")
+    return _number(value, 1, "Write a number above 0.")
+
+
+def _number(value: Any, least: int, hint: str) -> int:
+    is_number = isinstance(value, int) or (isinstance(value, str) and value.isdecimal())
+    if isinstance(value, bool) or not is_number or not least <= int(value) < 1 << 31:
+        raise ValueError(hint)
     return int(value)
 
 
@@ -304,8 +348,8 @@ def _yes_or_no(value: Any) -> bool:
 
 
 def _path(value: Any) -> str:
-    import os
-
+    if not isinstance(value, (str, os.PathLike)):
+        raise ValueError("Write the path of a file.")
     return str(os.fspath(value))
 
 
@@ -324,9 +368,7 @@ def _password(settings: Settings, value: Any) -> None:
 
 
 def _database(settings: Settings, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, str)) or int(value) < 0:
-        raise ValueError("Write the number of a database, such as 1.")
-    settings.database = int(value)
+    settings.database = _number(value, 0, "Write the number of a database, such as 1.")
 
 
 def _pool(settings: Settings, value: Any) -> None:
@@ -343,16 +385,22 @@ def _pool(settings: Settings, value: Any) -> None:
 
 
 def _cert_reqs(settings: Settings, value: Any) -> None:
+    _require_verified(value, "['OPTIONS']['ssl_cert_reqs']", "asks")
+
+
+def _require_verified(value: Any, where: str, who: str) -> None:
     """Certificates are always verified."""
     if str(value).lower() not in ("required", "2", "cert_required", "verifymode.cert_required"):
         raise Mistaken(
-            "'ssl_cert_reqs'",
-            "asks for certificates that nobody verifies",
+            where,
+            f"{who} for certificates that nobody verifies",
             "Remove it, and name the authority that signed the server's by 'CA_FILE'.",
         )
 
 
 def _client_class(settings: Settings, value: Any) -> None:
+    if not isinstance(value, (str, type)):
+        raise ValueError("Write the dotted path of a class.")
     name = value if isinstance(value, str) else f"{value.__module__}.{value.__qualname__}"
     kind = name.rpartition(".")[2]
     if kind in ("ShardClient", "HerdClient") and kind == "ShardClient":
@@ -386,8 +434,9 @@ def _sentinels(settings: Settings, value: Any) -> None:
 
 
 def _sentinel_kwargs(settings: Settings, value: Any) -> None:
-    if not isinstance(value, Mapping):
-        raise ValueError("Write a dictionary such as {'password': ...}.")
+    login = [value.get(name) for name in ("username", "password")] if isinstance(value, Mapping) else [0]
+    if not all(isinstance(each, str) or each is None for each in login):
+        raise ValueError("Write a dictionary of texts such as {'password': ...}.")
     settings.sentinel["kwargs"] = value
 
 

@@ -75,18 +75,35 @@ impl Location {
             }
             Some((scheme, _)) => {
                 return Err(Error::setting(format!(
-                    "LOCATION {text:?}: unknown scheme {scheme:?}; use shared://, memory:// or file:///directory"
+                    "LOCATION {:?}: unknown scheme {scheme:?}; use shared://, memory:// or file:///directory",
+                    shown(text)
                 )));
             }
             None if place.is_empty() => Location::Shared { name: None },
             None => {
                 return Err(Error::setting(format!(
-                    "LOCATION {text:?} has no scheme; use shared://, memory:// or file:///directory"
+                    "LOCATION {:?} has no scheme; use shared://, memory:// or file:///directory",
+                    shown(text)
                 )));
             }
         };
         Ok((location, size_bytes))
     }
+}
+
+/// A url without what nobody should see: everything before its last `@`, which a password may well reach over a `/` or a `?`, and
+/// the values of parameters, whose names may be misspelled.
+pub(crate) fn shown(text: &str) -> String {
+    let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, rest)| (scheme, rest));
+    let (hidden, rest) = rest.rsplit_once('@').map_or(("", rest), |(_, rest)| ("***@", rest));
+    let (place, query) = rest.split_once('?').map_or((rest, None), |(place, query)| (place, Some(query)));
+    let colon = if scheme.is_empty() { "" } else { "://" };
+    let query = query.map(|query| {
+        let hidden = |part: &str| part.split_once('=').map_or("***".into(), |(name, _)| format!("{name}=***"));
+        let parts = query.split('&').map(|part| if part.starts_with("db=") { part.into() } else { hidden(part) });
+        format!("?{}", parts.collect::<Vec<_>>().join("&"))
+    });
+    [scheme, colon, hidden, place, query.as_deref().unwrap_or_default()].concat()
 }
 
 fn check_name(name: &str) -> Result<&str, Error> {
@@ -105,7 +122,8 @@ fn parse_query(text: &str, query: &str) -> Result<Option<u64>, Error> {
         match part.split_once('=') {
             Some(("size", size)) => size_bytes = Some(parse_size(size)?),
             _ => {
-                return Err(Error::setting(format!("LOCATION {text:?}: unknown parameter {part:?}; use ?size=128MiB")));
+                let shown = shown(text);
+                return Err(Error::setting(format!("LOCATION {shown:?} has a parameter other than ?size=128MiB")));
             }
         }
     }
@@ -221,7 +239,7 @@ mod tests {
             ("shared://../up", "region name"),
             ("shared://.hidden", "region name"),
             ("shared://x?size=huge", "such as 128MiB"),
-            ("shared://x?sise=1MiB", "unknown parameter"),
+            ("shared://x?sise=1MiB", "a parameter other than"),
         ] {
             let error = Location::parse(text).expect_err(text);
             assert!(error.is_setting() && error.to_string().contains(fix), "{text}: {error}");

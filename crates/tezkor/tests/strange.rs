@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use support::board::Board;
-use support::child::{apart, finish_all, start_all};
+use support::child::{Child, apart, finish_all, start_all};
 use support::place::{Place, Shelf, is_stored};
 use support::system;
 use tezkor::Clock;
@@ -385,6 +385,33 @@ fn workers_that_make_the_directory_together_meet() {
             assert!((0..WORKERS).all(|key| shelf.get(key).is_some()));
         }));
     }
+}
+
+/// Whoever tidies up may remove a directory that is empty still.
+#[test]
+fn a_directory_that_is_removed_while_a_worker_comes_is_made_anew() {
+    let place = Place::new("tidied");
+    let board = Board::new(1);
+    let tidies = Child::start(|| {
+        while board.get(0) == 0 {
+            let _ = std::fs::remove_dir(place.shared_directory());
+            std::thread::sleep(Duration::from_micros(20));
+        }
+    });
+    apart(|| {
+        for number in 0..300 {
+            let name = format!("tidied-{number}");
+            let location = tezkor::Location::Shared { name: Some(name.clone()) };
+            let cache =
+                tezkor::Cache::open(&tezkor::Config { location, ..place.shared(REGION_BYTES) }).expect("it opens");
+            assert_eq!(cache.store().kind(), "shared", "{:?}", cache.take_events());
+            for kind in ["region", "lock"] {
+                remove(&place.shared_directory().join(format!("{name}.{kind}")));
+            }
+        }
+        board.set(0, 1);
+    });
+    tidies.finish();
 }
 
 /// A worker rests while the region's file is replaced, and comes back to a set or a delete: they act on the region that is there.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config::shown;
 use crate::error::Error;
 
 /// The port of memcached where none is named.
@@ -216,12 +217,13 @@ fn read_place(text: &str) -> Result<Place, Error> {
     if let Some(path) = path.or_else(|| text.starts_with('/').then_some(text)) {
         if !path.starts_with('/') {
             return Err(Error::setting(format!(
-                "{text:?} in LOCATION is no path of a socket; write unix:/path/to.sock"
+                "{:?} in LOCATION is no path of a socket; write unix:/path/to.sock",
+                shown(text)
             )));
         }
         return Ok(Place { address: Address::Unix(PathBuf::from(path)), weight: 1 });
     }
-    let wrong = |fix: &str| Error::setting(format!("{text:?} in LOCATION is no memcached server; {fix}"));
+    let wrong = |fix: &str| Error::setting(format!("{:?} in LOCATION is no memcached server; {fix}", shown(text)));
     if text.contains(['/', ' ', '@']) {
         return Err(wrong("write host:port, unix:/path, or memcached://host:port"));
     }

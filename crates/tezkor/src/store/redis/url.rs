@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::settings::{Address, Cover, Endpoint, Entry, Fleet, Product, RedisSettings, Secret, TlsFiles};
+use crate::config::shown;
 use crate::error::Error;
 
 const PORT: u16 = 6379;
@@ -257,21 +258,6 @@ fn percent(text: &str) -> Error {
 
 fn mistake(text: &str, fix: &str) -> Error {
     Error::setting(format!("url {:?}: {fix}", shown(text)))
-}
-
-/// A url without what nobody should see: everything before its last `@`, which a password may well reach over a `/` or a `?`, and
-/// the values of parameters, whose names may be misspelled.
-fn shown(text: &str) -> String {
-    let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, rest)| (scheme, rest));
-    let (hidden, rest) = rest.rsplit_once('@').map_or(("", rest), |(_, rest)| ("***@", rest));
-    let (place, query) = rest.split_once('?').map_or((rest, None), |(place, query)| (place, Some(query)));
-    let colon = if scheme.is_empty() { "" } else { "://" };
-    let query = query.map(|query| {
-        let hidden = |part: &str| part.split_once('=').map_or("***".into(), |(name, _)| format!("{name}=***"));
-        let parts = query.split('&').map(|part| if part.starts_with("db=") { part.into() } else { hidden(part) });
-        format!("?{}", parts.collect::<Vec<_>>().join("&"))
-    });
-    [scheme, colon, hidden, place, query.as_deref().unwrap_or_default()].concat()
 }
 
 #[cfg(test)]

@@ -69,6 +69,8 @@ const RETRY_EVERY_MS: u64 = 2_000;
 /// How long the first opening waits for another process that is making the region, and how long an operation does.
 const OPEN_WAIT: Duration = Duration::from_secs(2);
 const MOVE_WAIT: Duration = Duration::from_millis(50);
+/// How often a directory that goes away is made anew.
+const OPEN_TRIES: usize = 10;
 /// Private memory in place of a region is had by each process: a part of the size, and no more than this.
 const PRIVATE_SHARE: u64 = 8;
 const LARGEST_PRIVATE_BYTES: u64 = 16 << 20;
@@ -205,7 +207,10 @@ impl SegmentStore {
         let Place::File { name, survives_boot, .. } = place else {
             return attach::open_private(size_bytes, clock);
         };
-        let (opened, notes) = attach::open_file(place, name, size_bytes, clock, *survives_boot, wait)?;
+        let open = || attach::open_file(place, name, size_bytes, clock, *survives_boot, wait);
+        // Somebody may remove the directory, which is empty, between our making it and our making a file in it.
+        let opened = (0..OPEN_TRIES).map(|_| open()).find(|opened| !is_missing(opened));
+        let (opened, notes) = opened.unwrap_or_else(open)?;
         events.extend(notes.into_iter().map(|text| Event::new(Level::Warning, text)));
         Ok(opened)
     }
@@ -639,6 +644,10 @@ impl SegmentStore {
         let said = format!("{}: can be used again, and is", self.place.directory().display());
         self.leave_events(events.into_iter().chain([Event::new(Level::Warning, said)]));
     }
+}
+
+fn is_missing<T>(opened: &io::Result<T>) -> bool {
+    opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 /// The hashes of tags, which belong to a prefix.
