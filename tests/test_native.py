@@ -504,6 +504,31 @@ def test_explain_tells_what_was_evicted_from_a_region_that_is_new():
     assert told.count("evicted for want of room") > len(gone) * 0.8
 
 
+def test_what_was_just_written_is_there_whatever_the_segments_held_before():
+    """Keys that were evicted lately go to the main queue at once, into segments with remains of other lives: for spent
+    ones, of which all that lives is copied, they must not be taken, nor lose what there is no room to copy."""
+    store = cache(size_bytes=128 << 20, decoded_bytes=0)
+    pages = [random.randbytes(size) for size in (50, 20_480, 100_000, 900, 8_000, 3_800)]
+    for page, times in zip(pages, (20_000, 3_000, 1_000, 5_000, 500, 1_200), strict=True):
+        store.clear()
+        for number in range(times):
+            store.set(f"page:{number % 16}", page)
+    added = 0
+    for page, times in zip(pages, (10_000, 2_000, 1_000, 3_000, 500, 1_000), strict=True):
+        store.clear()
+        for _ in range(times // 250):
+            keys = [f"added:{added + number}" for number in range(250)]
+            added += 250
+            for key in keys:
+                store.add(key, page)
+            store.delete_many(keys)
+    names = [f"page:{number}" for number in range(100)]
+    for page in pages[:2]:
+        store.clear()
+        store.set_many(dict.fromkeys(names, page))
+        assert len(store.get_many(names)) == 100
+
+
 def test_explain_finds_the_key_under_another_prefix_of_the_location():
     location = f"memory://native-{random.getrandbits(64)}"
     other = _native.Cache(location, prefix="other")

@@ -28,7 +28,7 @@ const MOST_SURVEYS: usize = 64;
 pub(crate) const REST_MS: u64 = 5_000;
 
 /// So many records of a segment tell whether it is spent; so many segments are looked at for one of the main queue.
-const SAMPLE: usize = 8;
+const SAMPLE: u64 = 8;
 const LOOKED_AT: usize = 8;
 
 /// Which of the records that live survive.
@@ -106,8 +106,10 @@ impl Region {
     fn is_spent(&self, index: usize, dice: u64, now_ms: u64) -> bool {
         let records = self.meta(index, segment::RECORDS).load(Ordering::Relaxed);
         let skipped = dice % (records / 2 + 1);
+        // Behind its last record may be some of the segment's life before.
+        let most = (records - skipped).min(SAMPLE);
         let (mut seen, mut live) = (0, 0);
-        for (offset, record, header) in self.records(index).skip(skipped as usize).take(SAMPLE) {
+        for (offset, record, header) in self.records(index).skip(skipped as usize).take(most as usize) {
             seen += 1;
             if let Some(found) = self.slot_of(index, offset, record, header) {
                 live += usize::from(!self.is_expired(index, &found, now_ms) && !self.is_cleared(&found));
@@ -177,8 +179,9 @@ impl Region {
                 state_word.store(state::pack(State::Sealed, queue, state::owner(sealed)), Ordering::SeqCst);
                 return true;
             }
-        } else {
-            self.move_survivors(worker, index, (queue, keep), now_ms);
+        } else if !self.move_survivors(worker, index, (queue, keep), now_ms) {
+            state_word.store(sealed, Ordering::SeqCst);
+            return false;
         }
         self.recycle(index);
         self.count(worker.row(), Counter::EvictedSegments, 1);
@@ -197,14 +200,19 @@ impl Region {
         kept.then_some(Queue::LargeMain)
     }
 
-    fn move_survivors(&self, worker: &Worker, index: usize, (queue, keep): (Queue, Keep), now_ms: u64) {
+    /// Whether the segment can be freed: what is all to be kept stays where it is when there is no room for a copy.
+    fn move_survivors(&self, worker: &Worker, index: usize, (queue, keep): (Queue, Keep), now_ms: u64) -> bool {
         for live in self.live_records(index) {
-            let moved = self.is_worth_keeping(worker, index, &live, keep, now_ms)
-                && self.move_record(worker, index, (queue, keep), &live, now_ms);
-            if !moved {
-                self.drop_record(worker, queue, &live);
+            let is_worth_it = self.is_worth_keeping(worker, index, &live, keep, now_ms);
+            if is_worth_it && self.move_record(worker, index, (queue, keep), &live, now_ms) {
+                continue;
             }
+            if is_worth_it && keep == Keep::All {
+                return false;
+            }
+            self.drop_record(worker, queue, &live);
         }
+        true
     }
 
     /// The records of a segment, with their offsets.
