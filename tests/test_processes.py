@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import multiprocessing
@@ -49,6 +50,24 @@ def say(folder: str, number: int, answer: Any) -> None:
     (Path(folder) / f"{number}.json").write_text(json.dumps(answer))
 
 
+def change(cache: Any, key: int, version: int) -> None:
+    """Replaces what is there or removes it, in each way that there is."""
+    # Of all kinds: handed out as it is, and copied.
+    value = [version, {"of": key}] if key % 2 else f"{version}"
+    ways: list[Any] = [
+        lambda: cache.delete(key),
+        lambda: cache.delete_many([key]),
+        lambda: cache.touch(key, 0),
+        lambda: cache.set(key, value, 0),
+        lambda: cache.invalidate_tags(f"key {key}"),
+        lambda: cache.set_many({key: value}, tags=[f"key {key}"]),
+    ]
+    if version % 2:
+        ways[version // 2 % len(ways)]()
+    else:
+        cache.set(key, value, tags=[f"key {key}"])
+
+
 def read_and_write(folder: str, number: int, latest: Any, floors: Any, locks: Any) -> None:
     """Versions grow; once a set or delete has returned the floor is raised: nobody may read less afterwards."""
     cache = cache_in(folder)
@@ -61,12 +80,17 @@ def read_and_write(folder: str, number: int, latest: Any, floors: Any, locks: An
             with locks[key]:
                 latest[key] += 1
                 version = latest[key]
-                if version % 5 == 0:
-                    cache.delete(key)
-                else:
-                    # Of all kinds: handed out as it is, and copied.
-                    cache.set(key, [version, {"of": key}] if key % 2 else f"{version}")
+                change(cache, key, version)
                 floors[key] = version
+            continue
+        if turn % 1_009 == number:
+            with contextlib.ExitStack() as all_keys:
+                for lock in locks:
+                    all_keys.enter_context(lock)
+                cache.clear()
+                for each in range(KEYS):
+                    latest[each] += 1
+                    floors[each] = latest[each]
             continue
         floor = floors[key]
         value = cache.get(key)
