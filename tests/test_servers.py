@@ -22,7 +22,7 @@ from django.test import override_settings
 from test_loads import wait_until
 
 import tezkor
-from tezkor import servers
+from tezkor import server_options, servers
 from tezkor.backends import MemcachedCache, PyLibMCCache, RedisCache, TezkorCache
 from tezkor.checks import check_settings
 from tezkor.test import clear_caches
@@ -730,9 +730,9 @@ def test_what_redis_py_takes_beyond_ours_is_accepted_and_explained():
         ("rediss://h", {"ssl_cert_reqs": None}),
         ("rediss://h", {"CONNECTION_POOL_KWARGS": {"ssl_cert_reqs": None}}),
     ):
-        with pytest.raises(servers.Mistaken, match="nobody verifies"):
+        with pytest.raises(server_options.Mistaken, match="nobody verifies"):
             servers.read("redis", location, given)
-    with pytest.raises(servers.Mistaken, match="list of"):
+    with pytest.raises(server_options.Mistaken, match="list of"):
         servers.read("redis", "redis://service/0", {"SENTINELS": [1]})
     with pytest.raises(
         ImproperlyConfigured, match=r"\['OPTIONS'\]\['CA_FILE'\] cannot be used: CA_FILE /nowhere"

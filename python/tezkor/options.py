@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from django.core.cache.backends.base import get_key_func
 
-from tezkor import _native, foreign, isolation, names, servers
+from tezkor import _native, foreign, isolation, names, server_options, servers
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def plan(
     """Reads LOCATION and OPTIONS of one alias. ``to_url`` is the backend's reading of LOCATION, ``kind`` the kind of
     server that it names; None for a place on this machine."""
     result = Plan()
-    options = _options(result, params, servers.readers_of(kind) if kind else {})
+    options = _options(result, params, server_options.readers_of(kind) if kind else {})
     test = options.pop("TEST", {})
     region = options.pop("REGION", None)
     size_bytes = options.pop("SIZE", None)
@@ -134,14 +134,14 @@ def _server(result: Plan, kind: str, location: Any, params: Mapping[str, Any]) -
     try:
         settings = servers.read(kind, location, options if isinstance(options, Mapping) else {})
         settings.open()  # reads files, and connects to nothing
-    except servers.Mistaken as mistake:
+    except server_options.Mistaken as mistake:
         text, hint = mistake.args
         result.wrong("tezkor.E007", mistake.where, text, hint)
         return
     except ValueError as error:
         text, where = str(error), "['LOCATION']"
-        for theirs, ours in servers.OPTION_OF.items():
-            if theirs in text and options.keys() & servers.OPTION_OF.values():
+        for theirs, ours in server_options.OPTION_OF.items():
+            if theirs in text and options.keys() & server_options.OPTION_OF.values():
                 text = text.replace(theirs, ours)
                 where = f"['OPTIONS'][{ours!r}]" if ours in options else where
         result.wrong("tezkor.E007", where, f"cannot be used: {text}", "See docs/servers.md.")
