@@ -505,8 +505,8 @@ def test_explain_tells_what_was_evicted_from_a_region_that_is_new():
 
 
 def test_what_was_just_written_is_there_whatever_the_segments_held_before():
-    """Keys that were evicted lately go to the main queue at once, into segments with remains of other lives: for spent
-    ones, of which all that lives is copied, they must not be taken, nor lose what there is no room to copy."""
+    """Keys that were evicted lately go to the main queue at once. A segment of it that is taken for a spent one must
+    not lose what lives in it where there is no room for a copy."""
     store = cache(size_bytes=128 << 20, decoded_bytes=0)
     pages = [random.randbytes(size) for size in (50, 20_480, 100_000, 900, 8_000, 3_800)]
     for page, times in zip(pages, (20_000, 3_000, 1_000, 5_000, 500, 1_200), strict=True):

@@ -90,6 +90,7 @@ fn what_lives_among_what_was_deleted_stays() {
     let is_there = |key: &u64| shelf.cache.has(&shelf.key(&support::value::name(*key)));
     let there: Vec<u64> = (0..HOLDS * 8 / 5).filter(is_there).collect();
     let (kept, deleted): (Vec<u64>, Vec<u64>) = there.into_iter().partition(|key| key % 10 == 0);
+    assert!(kept.len() > 300, "{} are there", kept.len());
     for key in deleted {
         shelf.delete(key);
     }
